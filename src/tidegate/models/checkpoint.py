@@ -1,0 +1,162 @@
+"""Checkpoint folders: everything a stage needs, nothing that runs code.
+
+    config.json               model class and configuration
+    model.safetensors         weights (float32, or float16 to be small; computed in float32)
+    preprocessor_config.json  ``ClipProcessor``
+    tokenizer.json            if the model reads text
+    thresholds.json           thresholds chosen on validation (optional)
+    card.json, README.md      what it was trained on
+
+A folder is written beside its destination and moved into place, so that a crash leaves the last good one. Whatever is
+missing, truncated or of another class is a ``CheckpointError`` that names what was expected and what was found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from tidegate.errors import CheckpointError
+from tidegate.models.build import Model, build_model
+from tidegate.models.card import Card
+from tidegate.models.configs import model_config_from_dict
+from tidegate.models.processor import ClipProcessor
+
+__all__ = ["checkpoint_hash", "load_checkpoint", "load_thresholds", "save_checkpoint", "save_thresholds"]
+
+_FORMAT = "tidegate-checkpoint-1"
+_IDENTITY = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"expected the checkpoint file {path}, found none that can be read: {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"expected JSON in {path}, found: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"expected a JSON object in {path}, found {type(values).__name__}")
+    return values
+
+
+def save_checkpoint(
+    model: Model, processor: ClipProcessor, folder: Path | str, card: Card, *, half: bool = False
+) -> None:
+    """Write a checkpoint folder. ``half`` stores the weights as float16."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    state = {
+        name: (tensor.to(torch.float16) if half and tensor.is_floating_point() else tensor).detach().contiguous().cpu()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
+    config = dataclasses.asdict(model.config)
+    _write_json(fresh / "config.json", {"format": _FORMAT, "class": type(model).__name__, "model": config})
+    _write_json(fresh / "preprocessor_config.json", processor.save_json())
+    if processor.tokenizer is not None:
+        (fresh / "tokenizer.json").write_text(processor.tokenizer.to_str(), encoding="utf-8")
+    _write_json(fresh / "card.json", card.to_dict())
+    (fresh / "README.md").write_text(card.to_markdown(), encoding="utf-8")
+    fresh.chmod(0o755)
+    (fresh / "model.safetensors").chmod(0o644)
+    _replace(fresh, folder)
+
+
+def _replace(fresh: Path, folder: Path) -> None:
+    """Move ``fresh`` to ``folder``; what was there is removed only once the new one stands."""
+    old = fresh.with_name(fresh.name + ".old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_keys(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or extra:
+        raise CheckpointError(
+            f"{path}: expected the {len(expected)} tensors of config.json, found {len(missing)} missing "
+            f"{missing[:3]} and {len(extra)} that do not belong {extra[:3]}"
+        )
+    for name, tensor in expected.items():
+        if tensor.shape != found[name].shape:
+            raise CheckpointError(
+                f"{path}: expected {name} of shape {tuple(tensor.shape)}, found {tuple(found[name].shape)}"
+            )
+
+
+def _load_model(folder: Path) -> Model:
+    values = _read_json(folder / "config.json")
+    if values.get("format") != _FORMAT:
+        raise CheckpointError(f"{folder}/config.json: expected format {_FORMAT!r}, found {values.get('format')!r}")
+    model = build_model(model_config_from_dict(str(values.get("class")), values.get("model", {})))
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"expected complete safetensors weights in {path}, found: {error}") from error
+    expected = model.state_dict()
+    _check_keys(expected, state, path)
+    model.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in state.items()})
+    return model.eval()
+
+
+def _load_processor(folder: Path) -> ClipProcessor:
+    path, tokenizer = folder / "tokenizer.json", None
+    values = _read_json(folder / "preprocessor_config.json")
+    if "text" in values.get("modalities", ()):
+        found = _read_json(path)
+        if not {"model", "added_tokens", "pre_tokenizer"} <= set(found):
+            raise CheckpointError(f"expected a tokenizer in {path}, found the keys {sorted(found)}")
+        tokenizer = Tokenizer.from_str(json.dumps(found))
+    return ClipProcessor.from_json(values, tokenizer)
+
+
+def load_checkpoint(folder: Path | str) -> tuple[Model, ClipProcessor, Card]:
+    """Model (in evaluation mode), processor and card of a checkpoint folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"expected a checkpoint folder at {folder}, found none")
+    return _load_model(folder), _load_processor(folder), Card.from_dict(_read_json(folder / "card.json"))
+
+
+def checkpoint_hash(folder: Path | str) -> str:
+    """Twelve hexadecimal digits that identify weights, configuration and preprocessing together."""
+    digest = hashlib.sha256()
+    for name in _IDENTITY:
+        path = Path(folder) / name
+        if path.exists():
+            digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def save_thresholds(folder: Path | str, thresholds: dict[str, Any]) -> None:
+    """Write ``thresholds.json``."""
+    path = Path(folder) / "thresholds.json"
+    fresh = path.with_suffix(".json.part")
+    _write_json(fresh, thresholds)
+    os.replace(fresh, path)
+
+
+def load_thresholds(folder: Path | str) -> dict[str, Any] | None:
+    """Thresholds chosen on validation; None if the folder has none."""
+    path = Path(folder) / "thresholds.json"
+    return _read_json(path) if path.exists() else None

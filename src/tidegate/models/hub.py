@@ -1,0 +1,102 @@
+"""Published weights by hub id or local folder, through ``from_pretrained``.
+
+Enters: an id such as ``openai/whisper-small`` or a folder. Leaves: ``transformers`` models, or the path of one
+file. What the hub or the folder cannot give is a ``CheckpointError`` that names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from transformers import AutoModel, LlavaOnevisionModel, PreTrainedModel, SiglipVisionModel, WhisperModel
+from transformers.utils.hub import cached_file
+
+from tidegate.errors import CheckpointError
+
+__all__ = ["audio_encoder", "hub_json", "hub_tokenizer", "tower_model", "vision_language_model"]
+
+
+@contextmanager
+def _named(source: str, wanted: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(
+            f"expected {wanted} at {source!r} (a local folder or a model hub id), found none that loads: {error}"
+        ) from error
+
+
+def _complete(loaded: Any, source: str, ignore: tuple[str, ...] = ()) -> PreTrainedModel:
+    model: PreTrainedModel = loaded[0]
+    info: dict[str, Any] = loaded[1]
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(ignore))
+    if missing or info["mismatched_keys"]:
+        raise CheckpointError(
+            f"expected all weights of {type(model).__name__} at {source!r}, found none for {missing[:5]} "
+            f"({len(missing)} keys) and other shapes for {list(info['mismatched_keys'])[:5]}"
+        )
+    return model
+
+
+def _expect_type(source: str, wanted: str) -> None:
+    """Refuse a checkpoint of another class before a model of the wanted class is built for it."""
+    found = hub_json(source, "config.json").get("model_type")
+    if found != wanted:
+        raise CheckpointError(f"expected a checkpoint of model_type {wanted!r} at {source!r}, found {found!r}")
+
+
+def vision_language_model(source: str) -> PreTrainedModel:
+    """LLaVA-OneVision without the language model's head."""
+    _expect_type(source, "llava_onevision")
+    with _named(source, "a LLaVA-OneVision checkpoint"):
+        return _complete(LlavaOnevisionModel.from_pretrained(source, output_loading_info=True), source)
+
+
+def audio_encoder(source: str) -> PreTrainedModel:
+    """The encoder of a Whisper checkpoint."""
+    _expect_type(source, "whisper")
+    with _named(source, "a Whisper checkpoint"):
+        model = _complete(WhisperModel.from_pretrained(source, output_loading_info=True), source)
+    encoder: PreTrainedModel = model.get_encoder()
+    return encoder
+
+
+def tower_model(source: str) -> PreTrainedModel:
+    """An image or text encoder; of a SigLIP checkpoint its vision tower."""
+    with _named(source, "an image or text encoder"):
+        cls = (
+            SiglipVisionModel
+            if hub_json(source, "config.json").get("model_type", "").startswith("siglip")
+            else AutoModel
+        )
+        return _complete(cls.from_pretrained(source, output_loading_info=True), source, ("pooler.",))
+
+
+def _hub_file(source: str, name: str) -> Path:
+    with _named(source, name):
+        path = cached_file(source, name)
+    if path is None:
+        raise CheckpointError(f"expected {name} at {source!r}, found none")
+    return Path(path)
+
+
+def hub_json(source: str, name: str) -> dict[str, Any]:
+    """A JSON file of a checkpoint."""
+    try:
+        values = json.loads(_hub_file(source, name).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"expected JSON in {name} of {source!r}, found: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"expected a JSON object in {name} of {source!r}, found {type(values).__name__}")
+    return values
+
+
+def hub_tokenizer(source: str) -> Tokenizer:
+    """``tokenizer.json`` of a checkpoint."""
+    return Tokenizer.from_file(str(_hub_file(source, "tokenizer.json")))

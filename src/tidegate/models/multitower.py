@@ -1,0 +1,120 @@
+"""``MultiTower``: the base stage. Up to three towers, pooled, concatenated, one linear layer.
+
+Enters: a ``Batch``. Leaves: logits ``(B, 2)``. ResNet-50 alone is the paper's base for inappropriate content; Swin
++ XLM-R + Whisper-base its base for unoriginal content (arXiv 2412.10435, section 3.1.2); SigLIP and the tiny model
+are further configurations. Frames are encoded one by one and averaged.
+
+Shape legend: B clips, N frames of all clips, L tokens, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig
+
+from tidegate.models.batch import Batch
+from tidegate.models.configs import MultiTowerConfig
+from tidegate.models.hearing import AudioTower
+from tidegate.models.hub import audio_encoder, tower_model
+from tidegate.models.pooling import mean_of_frames, mean_of_positions, or_absent
+from tidegate.types import Modality
+
+__all__ = ["MultiTower"]
+
+
+def _transformers_config(values: Mapping[str, Any]) -> PretrainedConfig:
+    rest = {key: value for key, value in values.items() if key != "model_type"}
+    return AutoConfig.for_model(values["model_type"], **rest)
+
+
+class VisionTower(nn.Module):
+    """An image model of ``transformers``: its pooled output (else its tokens' mean), averaged over a clip's frames."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        settings = _transformers_config(config)
+        self.encoder = AutoModel.from_config(settings)
+        widths = getattr(settings, "hidden_sizes", None)
+        self.width: int = widths[-1] if widths else settings.hidden_size
+        self.absent_D = nn.Parameter(torch.zeros(self.width))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Pooled frames ``(B, D)``."""
+        if batch.pixels_NCHW is None or batch.frames_per_clip_B is None:
+            return self.absent_D.expand(batch.size, -1)
+        output = self.encoder(batch.pixels_NCHW)
+        pooled = output.pooler_output
+        frames_ND = output.last_hidden_state.mean(dim=1) if pooled is None else pooled.flatten(1)
+        pooled_BD = mean_of_frames(frames_ND, batch.frames_per_clip_B)
+        return or_absent(pooled_BD, batch.frames_per_clip_B > 0, self.absent_D)
+
+
+class TextTower(nn.Module):
+    """A bidirectional encoder, averaged over the tokens."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        settings = _transformers_config(config)
+        self.encoder = AutoModel.from_config(settings, add_pooling_layer=False)
+        self.width: int = settings.hidden_size
+        self.absent_D = nn.Parameter(torch.zeros(self.width))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Pooled text ``(B, D)``."""
+        if batch.token_ids_BL is None or batch.token_mask_BL is None or batch.token_ids_BL.shape[1] == 0:
+            return self.absent_D.expand(batch.size, -1)
+        present_B = batch.token_mask_BL.any(dim=1)
+        hidden_BLD = self.encoder(input_ids=batch.token_ids_BL, attention_mask=batch.token_mask_BL).last_hidden_state
+        return or_absent(mean_of_positions(hidden_BLD, batch.token_mask_BL), present_B, self.absent_D)
+
+
+class MultiTower(nn.Module):
+    """Late fusion of vision, audio and text towers."""
+
+    def __init__(self, config: MultiTowerConfig) -> None:
+        super().__init__()
+        self.config = config
+        towers: dict[Modality, VisionTower | AudioTower | TextTower] = {}
+        if config.vision is not None:
+            towers["vision"] = VisionTower(config.vision)
+        if config.audio is not None:
+            towers["audio"] = AudioTower(config.audio)
+        if config.text is not None:
+            towers["text"] = TextTower(config.text)
+        self.towers = nn.ModuleDict({str(name): tower for name, tower in towers.items()})
+        self.width = sum(tower.width for tower in towers.values())
+        self.head = nn.Linear(self.width, 2)
+
+    def pooled(self, batch: Batch) -> dict[Modality, Tensor]:
+        """Each tower's vector ``(B, D)``."""
+        return {name: self.towers[name](batch) for name in self.config.modalities}
+
+    def embed(self, batch: Batch) -> Tensor:
+        """What the last layer reads ``(B, D)``."""
+        return torch.cat(list(self.pooled(batch).values()), dim=-1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits ``(B, 2)``; their softmax is the probability of (harmless, violating)."""
+        logits_BK: Tensor = self.head(self.embed(batch))
+        return logits_BK
+
+    @classmethod
+    def from_pretrained(
+        cls, *, issue: str, vision: str | None = None, text: str | None = None, audio: str | None = None
+    ) -> Self:
+        """Towers by hub id or local folder; the last layer is new and must be trained."""
+        towers = {
+            "vision": None if vision is None else tower_model(vision),
+            "text": None if text is None else tower_model(text),
+            "audio": None if audio is None else audio_encoder(audio),
+        }
+        configs = {name: None if tower is None else tower.config.to_dict() for name, tower in towers.items()}
+        model = cls(MultiTowerConfig(issue=issue, **configs))
+        for name, tower in towers.items():
+            if tower is not None:
+                model.towers.get_submodule(f"{name}.encoder").load_state_dict(tower.state_dict(), strict=name != "text")
+        return model
