@@ -1,0 +1,215 @@
+"""Recipes: functions that return frozen configurations of a whole training run.
+
+The tiny models' sizes and schedules were chosen for two processor cores and less than an hour; see docs/training.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from tidegate.errors import ConfigError
+from tidegate.models.configs import AvlmConfig, ModelConfig, MultiTowerConfig, ProcessorConfig
+from tidegate.training.augment import AugmentConfig
+
+__all__ = ["RECIPES", "OptimiserConfig", "TrainRecipe", "recipe", "tiny_avlm", "tiny_base", "with_epochs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    epochs: int = 10
+    """Passes over the training split."""
+    batch_size: int = 32
+    """Clips of one step."""
+    learning_rate: float = 1e-3
+    """Peak rate."""
+    tower_learning_rate: float | None = None
+    """Peak rate of vision and audio towers; None: as ``learning_rate``. 0 freezes them."""
+    weight_decay: float = 0.05
+    """On matrices only, not on biases and norms."""
+    warmup_fraction: float = 0.1
+    """Share of all steps over which the rate rises from 0."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the weights, which is what is evaluated and saved; 0: none."""
+    positive_weight: float | None = 1.0
+    """Loss weight of a violating clip; None balances the classes."""
+    label_smoothing: float = 0.05
+    """Share of the target given to the other class."""
+    auxiliary_weight: float = 0.5
+    """Weight of the auxiliary losses, where targets are given."""
+    patience: int = 4
+    """Epochs without a better validation average precision after which training stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe:
+    """All settings of one training run."""
+
+    name: str
+    """Name of the recipe, which becomes the checkpoint's name."""
+    model: ModelConfig
+    """The model; its vocabulary is set from ``vocab_size``."""
+    processor: ProcessorConfig
+    """Preprocessing, saved with the checkpoint."""
+    vocab_size: int = 2048
+    """Size of the byte-level vocabulary learnt from the training split's texts."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Schedule and loss."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Changes to training clips."""
+    frozen: OptimiserConfig | None = None
+    """Schedule of a first part in which an AVLM's towers are frozen; None: there is no such part."""
+    keep_initial: bool = False
+    """Whether the weights that the main part starts from count as an epoch, so that it cannot end with worse ones."""
+    auxiliary: Literal["none", "evidence"] = "none"
+    """``evidence``: the kind of evidence of the *training split's* synthetic truth is a second target."""
+
+
+def whisper_encoder(width: int, layers: int, seconds: int, mel_bins: int) -> dict[str, Any]:
+    """A small ``WhisperConfig``; the decoder's settings are the smallest, it is never built."""
+    return {
+        "model_type": "whisper",
+        "d_model": width,
+        "encoder_layers": layers,
+        "encoder_attention_heads": width // 32,
+        "encoder_ffn_dim": 3 * width,
+        "num_mel_bins": mel_bins,
+        "max_source_positions": 50 * seconds,
+        "vocab_size": 4,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 3,
+        "decoder_layers": 1,
+        "decoder_attention_heads": 1,
+        "decoder_ffn_dim": 4,
+    }
+
+
+def tiny_base(issue: str = "icd") -> TrainRecipe:
+    """ResNet + XLM-R + Whisper-encoder towers of 0.6 M parameters; four keyframes, no exact seek: a few ms a video."""
+    vocab_size, seconds, mel_bins = 2048, 6, 64
+    model = MultiTowerConfig(
+        issue=issue,
+        vision={
+            "model_type": "resnet",
+            "embedding_size": 24,
+            "hidden_sizes": [24, 48, 72, 96],
+            "depths": [1, 1, 1, 1],
+            "layer_type": "basic",
+        },
+        text={
+            "model_type": "xlm-roberta",
+            "vocab_size": vocab_size,
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 128,
+            "max_position_embeddings": 100,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        audio=whisper_encoder(64, 2, seconds, mel_bins),
+    )
+    processor = ProcessorConfig(
+        modalities=model.modalities,
+        num_frames=4,
+        exact_frames=False,
+        long_edge_pixels=192,
+        image_size=96,
+        audio_seconds=seconds,
+        num_mel_bins=mel_bins,
+        max_text_tokens=64,
+        prompt_prefix="<s>",
+        prompt_suffix="</s>",
+    )
+    return TrainRecipe(
+        name="tiny-base",
+        model=model,
+        processor=processor,
+        vocab_size=vocab_size,
+        optimiser=OptimiserConfig(epochs=4, learning_rate=5e-4),
+        auxiliary="evidence",
+    )
+
+
+def tiny_avlm(issue: str = "icd") -> TrainRecipe:
+    """LLaVA-OneVision (SigLIP 96 x 4, Qwen2 128 x 3) + Whisper encoder 96 x 2: 1.6 M parameters, 8 exact
+    frames."""
+    vocab_size, seconds, mel_bins, side, patch = 2048, 6, 64, 112, 16
+    vision_language = {
+        "model_type": "llava_onevision",
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 96,
+            "intermediate_size": 288,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 3,
+            "image_size": side,
+            "patch_size": patch,
+            "vision_use_head": False,
+        },
+        "text_config": {
+            "model_type": "qwen2",
+            "vocab_size": vocab_size,
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 512,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "tie_word_embeddings": True,
+        },
+        "image_token_index": 3,
+        "video_token_index": 3,
+        "image_grid_pinpoints": [[side, side]],
+    }
+    model = AvlmConfig(issue=issue, vision_language=vision_language, audio=whisper_encoder(96, 2, seconds, mel_bins))
+    processor = ProcessorConfig(
+        modalities=model.modalities,
+        num_frames=8,
+        long_edge_pixels=320,
+        image_size=side,
+        audio_seconds=seconds,
+        num_mel_bins=mel_bins,
+        video_tokens_per_frame=16,
+        max_text_tokens=64,
+        prompt_suffix="</s>",
+    )
+    return TrainRecipe(
+        name="tiny-avlm",
+        model=model,
+        processor=processor,
+        vocab_size=vocab_size,
+        frozen=OptimiserConfig(epochs=4, learning_rate=5e-4),
+        optimiser=OptimiserConfig(epochs=2, learning_rate=2e-4, tower_learning_rate=3e-4),
+        auxiliary="evidence",
+    )
+
+
+RECIPES: dict[str, Callable[[str], TrainRecipe]] = {"tiny-base": tiny_base, "tiny-avlm": tiny_avlm}
+
+
+def recipe(name: str, issue: str = "icd") -> TrainRecipe:
+    """The recipe of that name."""
+    if name not in RECIPES:
+        raise ConfigError(f"expected a recipe among {sorted(RECIPES)}, got {name!r}")
+    return RECIPES[name](issue)
+
+
+def with_epochs(chosen: TrainRecipe, epochs: int | None) -> TrainRecipe:
+    """The recipe with another number of epochs; None leaves it."""
+    if epochs is None:
+        return chosen
+    if epochs < 1:
+        raise ConfigError(f"expected epochs >= 1, got {epochs}")
+    return replace(chosen, optimiser=replace(chosen.optimiser, epochs=epochs))
