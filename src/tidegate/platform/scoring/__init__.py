@@ -1,0 +1,1 @@
+"""Scoring backends: one contract (``contracts.Scorer``), chosen by configuration. Nothing is imported here."""
