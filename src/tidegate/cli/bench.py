@@ -1,0 +1,148 @@
+"""``tidegate bench ...``: the figures in the documentation, as commands.
+
+Each verb measures side by side in one run and prints a Markdown table, or one JSON object with ``--json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["register"]
+
+bench = typer.Typer(
+    name="bench", no_args_is_help=True, help="Measure speed, memory and validity: the figures in docs/, as commands."
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Repeats = Annotated[int, typer.Option(min=1, help="How often each way is measured.")]
+Sizes = Annotated[str, typer.Option(help="Numbers of videos, with commas.")]
+Workers = Annotated[str, typer.Option(help="Numbers of worker processes, with commas.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    app.add_typer(bench)
+
+
+@contextmanager
+def _said_plainly() -> Iterator[None]:
+    """What the user can mend is one line on stderr and exit code 2."""
+    from tidegate.errors import TidegateError
+
+    try:
+        yield
+    except TidegateError as error:
+        typer.echo(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+def _progress(message: str) -> None:
+    typer.echo(message, file=sys.stderr)
+
+
+def _print(record: dict[str, Any], text: str, *, as_json: bool) -> None:
+    typer.echo(json.dumps(record, default=str) if as_json else text)
+
+
+def _numbers(text: str, name: str) -> list[int]:
+    from tidegate.errors import UsageError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{name}: expected whole numbers with commas, got {text!r}") from None
+
+
+@bench.command("decode", epilog="Example: tidegate bench decode --clip-seconds 30,600 --repeats 5")
+def _decode(
+    *,
+    clip_seconds: Annotated[str, typer.Option(help="Lengths of the clips, multiples of 30, with commas.")] = "30,600",
+    repeats: Repeats = 5,
+    folder: Annotated[Path, typer.Option(help="Where the clips are kept for the next run.")] = Path("out/bench/decode"),
+    as_json: Json = False,
+) -> None:
+    """CPU time of eight frames of a video: ours, PyAV in order, OpenCV, decord2; and whose frames are right."""
+    with _said_plainly():
+        from tidegate.bench.decode import render, run_decode_benchmark
+
+        lengths = _numbers(clip_seconds, "--clip-seconds")
+        folder.mkdir(parents=True, exist_ok=True)
+        found = run_decode_benchmark(folder, clip_seconds=lengths, repeats=repeats, progress=_progress)
+    _print(found.to_dict(), render(found), as_json=as_json)
+
+
+@bench.command("scan", epilog="Example: tidegate bench scan --sizes 10,100,1000")
+def _scan(
+    *,
+    sizes: Sizes = "10,100,1000",
+    distinct: Annotated[int, typer.Option(min=1, help="Different synthetic videos; more are links to them.")] = 100,
+    corpus: Annotated[Path | None, typer.Option(help="Folder of videos to use instead of making some.")] = None,
+    preset: Annotated[str, typer.Option(help="Preset, or a folder with checkpoints.")] = "tiny",
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one a core.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Videos a second and peak memory of the whole cascade, and where the time goes."""
+    with _said_plainly():
+        from dataclasses import asdict
+
+        from tidegate.bench.scan import render, run_scan_benchmark
+
+        rows = run_scan_benchmark(
+            _numbers(sizes, "--sizes"), seed=seed, distinct=distinct, corpus=corpus, preset=preset, workers=workers,
+            progress=_progress,
+        )  # fmt: skip
+    _print({"rows": [asdict(row) for row in rows]}, render(rows), as_json=as_json)
+
+
+@bench.command("cascade", epilog="Example: tidegate bench cascade --quick")
+def _cascade(
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Few families and trials: to see that all works.")] = False,
+    trials: Annotated[int, typer.Option(min=1, help="Trials a cell.")] = 500,
+    only: Annotated[str | None, typer.Option(help="Sections with commas; default: all.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Whether promises hold and what they cost, beside plug-in, SUPG, LOTUS and BARGAIN; drift, budget, speed."""
+    with _said_plainly():
+        from tidegate.bench.cascade import SECTIONS, render, run_cascade_benchmark
+        from tidegate.errors import UsageError
+
+        sections = SECTIONS if only is None else tuple(only.split(","))
+        if unknown := sorted(set(sections) - set(SECTIONS)):
+            raise UsageError(f"--only: expected sections among {', '.join(SECTIONS)}, got {', '.join(unknown)}")
+        found = run_cascade_benchmark(quick=quick, trials=trials, seed=seed, only=sections, progress=_progress)
+    _print(found.to_dict(), render(found), as_json=as_json)
+
+
+@bench.command("pipeline", epilog="Example: tidegate bench pipeline --videos 200000 --workers 1,2,4")
+def _pipeline(
+    *,
+    videos: Annotated[int, typer.Option(min=1000, help="Events that go through.")] = 200_000,
+    workers: Annotated[str, typer.Option(help="Numbers of worker processes, with commas.")] = "1,2,4",
+    batch: Annotated[int, typer.Option(min=1, help="Largest mini-batch.")] = 1024,
+    index: Annotated[str, typer.Option(help="Kind of the index: sqlite or redis.")] = "sqlite",
+    sync: Annotated[bool, typer.Option("--sync/--no-sync", help="Audit trail survives a power cut.")] = True,
+    rivals: Annotated[bool, typer.Option("--rivals/--no-rivals", help="The same flow on Bytewax too.")] = True,
+    memory_videos: Annotated[int, typer.Option(min=0, help="Videos of the memory test; 0 leaves it out.")] = 0,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The platform without models: videos a second, added latency, memory, nothing lost or doubled, where time goes."""
+    with _said_plainly():
+        from tidegate.bench.pipeline import run_pipeline_benchmark
+
+        found = run_pipeline_benchmark(
+            videos=videos, workers=_numbers(workers, "--workers"), batch=batch, index=index, sync=sync, rivals=rivals,
+            memory_videos=memory_videos, seed=seed, progress=_progress,
+        )  # fmt: skip
+    _print(found.to_dict(), found.table(), as_json=as_json)
