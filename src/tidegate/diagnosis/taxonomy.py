@@ -75,7 +75,7 @@ def _probes() -> dict[str, Probe]:
         "text_gold": Probe(summary="the true on-screen text is given"),
         "transcript_recognised": Probe(summary="a recognised transcript as text", modality="audio", relative_cost=1.3),
         "transcript_gold": Probe(summary="the true transcript as text", modality="audio"),
-        "translated_recognised": Probe(summary="a recognised, translated transcript", modality="audio", relative_cost=1.5),
+        "translated_recognised": Probe(summary="a transcript, translated", modality="audio", relative_cost=1.5),
         "translated_gold": Probe(summary="true transcript and texts, translated"),
         "frames_more": Probe(summary="four times the frames, evenly", modality="vision", relative_cost=3.0),
         "frames_window": Probe(summary="as many frames, of the densest window", modality="vision"),
