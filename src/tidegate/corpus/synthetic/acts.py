@@ -1,7 +1,8 @@
 """Acts of two events whose order decides: told forwards they break the policy, backwards they do not.
 
 Enters: an instant and the act. Leaves: shapes on a Pillow canvas. Both directions show the same two events for the
-same time, so that no single frame, and no bag of frames, tells them apart.
+same time, so that no single frame, and no bag of frames, tells them apart: a fire that is put out grows and burns as
+long as one that was lit, and is out once the pouring starts.
 """
 
 from __future__ import annotations
@@ -95,9 +96,9 @@ def _pour_ignite(stage: Stage, share: float, progress: dict[str, float], *, back
         canvas.line([left, right], fill=(95, 62, 36), width=max(3, round(0.07 * tall)))
     if pouring:
         _can(stage, hand, pile, progress["pour"])
-    burning = progress["ignite"] if not backwards else 1.3 - 1.3 * max(0.0, progress["pour"] * 5)
-    if progress["ignite"] >= 0 and burning > 0:
-        _flame(canvas, pile, tall * min(1.0, 0.4 + 3 * burning), share)
+    doused = backwards and share >= _SECOND[0]
+    if progress["ignite"] >= 0 and not doused:
+        _flame(canvas, pile, tall * min(1.0, 0.4 + 3 * progress["ignite"]), share)
 
 
 def _can(stage: Stage, hand: _Point, pile: _Point, progress: float) -> None:

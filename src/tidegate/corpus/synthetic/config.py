@@ -12,7 +12,7 @@ from tidegate.errors import ConfigError
 
 __all__ = ["CORPUS_VERSION", "FRAME_RATE", "KEYFRAME_INTERVAL", "SyntheticConfig", "Task"]
 
-CORPUS_VERSION = "1"
+CORPUS_VERSION = "2"
 """Changes whenever the same seed would give other pixels, samples or labels."""
 FRAME_RATE = 12
 """Frames a second of every corpus video."""
