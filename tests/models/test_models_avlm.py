@@ -11,7 +11,7 @@ from model_samples import make_clip
 from transformers import LlavaOnevisionForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from tidegate.errors import ConfigError, ScoringError
+from tidegate.errors import ScoringError
 from tidegate.models.avlm import Avlm
 from tidegate.models.configs import AvlmConfig
 from tidegate.models.multitower import MultiTower
@@ -115,14 +115,6 @@ def test_model_without_audio_tower_takes_only_vision_and_text(avlm: Avlm) -> Non
     config = AvlmConfig(issue="icd", vision_language=avlm.config.vision_language, audio=None, fusion="none")
     assert config.modalities == ("vision", "text")
     assert Avlm(config).head.in_features == 32
-
-
-def test_early_fusion_is_refused_until_it_is_built(avlm: Avlm) -> None:
-    values = {"issue": "icd", "vision_language": avlm.config.vision_language, "audio": avlm.config.audio}
-    with pytest.raises(ConfigError, match="early"):
-        AvlmConfig(**values, fusion="early")
-    with pytest.raises(ConfigError, match="fusion"):
-        AvlmConfig(**values, fusion="sideways")  # type: ignore[arg-type]
 
 
 def test_prompt_and_vision_tower_must_agree_on_the_number_of_tokens(avlm: Avlm, processor: ClipProcessor) -> None:

@@ -20,6 +20,8 @@ class Card:
     name: str
     """Short name, first part of ``Score.model``."""
     issue: str
+    more_issues: tuple[str, ...] = ()
+    """Issues that the checkpoint scores besides ``issue``."""
     notice: str | None = None
     """One sentence that every view of this model's verdicts must show; None: nothing to warn of."""
     trained_on: str | None = None
@@ -42,14 +44,16 @@ class Card:
         fields = {item.name for item in dataclasses.fields(cls)}
         if not {"name", "issue"} <= set(values) <= fields:
             raise CheckpointError(f"card.json: expected keys {sorted(fields)}, found {sorted(values)}")
-        return cls(**{**values, "notes": tuple(values.get("notes", ()))})
+        lists = {name: tuple(values.get(name, ())) for name in ("notes", "more_issues")}
+        return cls(**{**values, **lists})
 
     def to_markdown(self) -> str:
         """The card as a page."""
         lines = [f"# {self.name}", ""]
         if self.notice:
             lines += [f"> {self.notice}", ""]
-        facts = {"issue": self.issue, "trained on": self.trained_on, "seed": self.seed, "command": self.command}
+        issues = ", ".join((self.issue, *self.more_issues))
+        facts = {"issue": issues, "trained on": self.trained_on, "seed": self.seed, "command": self.command}
         lines += [f"- {name}: `{value}`" for name, value in facts.items() if value is not None]
         lines += [f"- {note}" for note in self.notes]
         for title, table in (("Metrics", self.metrics), ("Recipe", self.recipe)):

@@ -31,7 +31,7 @@ from torch import Tensor
 from tidegate.errors import CheckpointError
 from tidegate.models.build import Model, build_model
 from tidegate.models.card import Card
-from tidegate.models.configs import model_config_from_dict
+from tidegate.models.configs import AvlmConfig, model_config_from_dict
 from tidegate.models.processor import ClipProcessor
 
 __all__ = ["checkpoint_hash", "load_checkpoint", "load_thresholds", "save_checkpoint", "save_thresholds"]
@@ -59,8 +59,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 def save_checkpoint(
     model: Model, processor: ClipProcessor, folder: Path | str, card: Card, *, half: bool = False
 ) -> None:
-    """Write a checkpoint folder. ``half`` stores the weights as float16."""
-    folder = Path(folder)
+    """Write a checkpoint folder. ``half`` stores the weights as float16. The card names all issues of the model."""
+    folder, issues = Path(folder), model.config.issues
+    if card.issue not in issues:
+        raise CheckpointError(f"{folder}: expected a card of an issue among {list(issues)}, got {card.issue!r}")
+    card = dataclasses.replace(card, more_issues=tuple(issue for issue in issues if issue != card.issue))
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     state = {
@@ -130,12 +133,26 @@ def _load_processor(folder: Path) -> ClipProcessor:
     return ClipProcessor.from_json(values, tokenizer)
 
 
+def _check_vocabulary(model: Model, processor: ClipProcessor, folder: Path) -> None:
+    tower = model.config.vision_language["text_config"] if isinstance(model.config, AvlmConfig) else model.config.text
+    if processor.tokenizer is None or tower is None or "vocab_size" not in tower:
+        return
+    highest = max(processor.tokenizer.get_vocab().values())
+    if highest >= tower["vocab_size"]:
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer of at most {tower['vocab_size']} tokens, as config.json has, found one "
+            f"whose highest id is {highest}"
+        )
+
+
 def load_checkpoint(folder: Path | str) -> tuple[Model, ClipProcessor, Card]:
     """Model (in evaluation mode), processor and card of a checkpoint folder."""
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"expected a checkpoint folder at {folder}, found none")
-    return _load_model(folder), _load_processor(folder), Card.from_dict(_read_json(folder / "card.json"))
+    model, processor = _load_model(folder), _load_processor(folder)
+    _check_vocabulary(model, processor, folder)
+    return model, processor, Card.from_dict(_read_json(folder / "card.json"))
 
 
 def checkpoint_hash(folder: Path | str) -> str:

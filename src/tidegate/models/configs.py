@@ -21,6 +21,11 @@ Fusion = Literal["late", "early", "none"]
 TowerConfig = Mapping[str, Any]
 
 
+def _check_issues(issues: tuple[str, ...]) -> None:
+    if len(set(issues)) != len(issues) or not all(issues):
+        raise ConfigError(f"expected different, non-empty names of issues, got {list(issues)}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class AvlmConfig:
     """The audio-visual-language model of arXiv 2412.10435, section 2.1."""
@@ -32,19 +37,33 @@ class AvlmConfig:
     audio: TowerConfig | None
     """``WhisperConfig`` as a dictionary; None: the model does not listen."""
     fusion: Fusion = "late"
-    """``late``: pooled audio beside the last hidden state. ``none``: no audio. ``early`` is refused until it is
-    built."""
+    """``late``: pooled audio beside the last hidden state. ``early``: audio, projected, as the language model's last
+    input tokens. ``none``: no audio."""
+    audio_tokens: int = 1
+    """Early fusion: into how many tokens the audio is resampled; 1 is the paper's pooled token."""
+    more_issues: tuple[str, ...] = ()
+    """Issues scored besides ``issue``, each by a head of its own on the same trunk."""
+    language_head: bool = False
+    """Keep the language model's own head (next-token logits), for zero-shot scores, alignment and rationales."""
 
     def __post_init__(self) -> None:
+        _check_issues(self.issues)
         if self.fusion not in get_args(Fusion):
             raise ConfigError(f"expected a fusion among {get_args(Fusion)}, got {self.fusion!r}")
-        if self.fusion == "early":
-            raise ConfigError("expected fusion 'late' or 'none', got 'early', which is not built yet")
         if (self.audio is None) != (self.fusion == "none"):
             raise ConfigError(
-                f"expected an audio tower exactly with late fusion, got fusion {self.fusion!r} "
+                f"expected an audio tower exactly with early or late fusion, got fusion {self.fusion!r} "
                 f"and {'no' if self.audio is None else 'an'} audio tower"
             )
+        if self.audio_tokens < 1 or (self.audio_tokens > 1 and self.fusion != "early"):
+            raise ConfigError(
+                f"expected audio_tokens >= 1, and 1 unless fusion is early, got {self.audio_tokens} with {self.fusion}"
+            )
+
+    @property
+    def issues(self) -> tuple[str, ...]:
+        """All issues, in the order of the heads."""
+        return (self.issue, *self.more_issues)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -64,10 +83,18 @@ class MultiTowerConfig:
     """Any bidirectional encoder of ``AutoModel``: ``xlm-roberta``."""
     audio: TowerConfig | None = None
     """``WhisperConfig`` as a dictionary; its encoder is used."""
+    more_issues: tuple[str, ...] = ()
+    """Issues scored besides ``issue``, each by a head of its own on the same towers."""
 
     def __post_init__(self) -> None:
+        _check_issues(self.issues)
         if not self.modalities:
             raise ConfigError("expected at least one of the towers vision, text, audio; got none")
+
+    @property
+    def issues(self) -> tuple[str, ...]:
+        """All issues, in the order of the heads."""
+        return (self.issue, *self.more_issues)
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -167,4 +194,8 @@ def model_config_from_dict(class_name: str, values: Mapping[str, Any]) -> ModelC
     fields = {field.name for field in dataclasses.fields(cls)}
     if set(values) - fields or "issue" not in values:
         raise CheckpointError(f"config of {class_name}: expected keys {sorted(fields)}, found {sorted(values)}")
-    return cls(**values)
+    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    try:
+        return cls(**lists)
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(f"config of {class_name}: {error}") from error

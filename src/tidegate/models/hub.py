@@ -14,12 +14,22 @@ from typing import Any
 
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import AutoModel, LlavaOnevisionModel, PreTrainedModel, SiglipVisionModel, WhisperModel
+from torch import nn
+from transformers import (
+    AutoModel,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionModel,
+    PreTrainedModel,
+    SiglipVisionModel,
+    WhisperModel,
+)
 from transformers.utils.hub import cached_file
 
-from tidegate.errors import CheckpointError
+from tidegate.errors import CheckpointError, ConfigError
 
-__all__ = ["audio_encoder", "hub_json", "hub_tokenizer", "tower_model", "vision_language_model"]
+__all__ = ["DTYPES", "audio_encoder", "hub_json", "hub_tokenizer", "tower_model", "vision_language_model"]
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @contextmanager
@@ -51,18 +61,31 @@ def _expect_type(source: str, wanted: str) -> None:
         raise CheckpointError(f"expected a checkpoint of model_type {wanted!r} at {source!r}, found {found!r}")
 
 
-def vision_language_model(source: str) -> PreTrainedModel:
-    """LLaVA-OneVision without the language model's head."""
+def _load(cls: Any, source: str, dtype: str, ignore: tuple[str, ...] = ()) -> PreTrainedModel:
+    """Weights of a source, from safetensors alone (one file or shards with their index): a pickle is never read."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"expected a dtype among {DTYPES}, got {dtype!r}")
+    loaded = cls.from_pretrained(source, output_loading_info=True, use_safetensors=True, dtype=dtype)
+    return _complete(loaded, source, ignore)
+
+
+def vision_language_model(
+    source: str, *, language_head: bool = False, dtype: str = "float32"
+) -> tuple[PreTrainedModel, nn.Linear | None]:
+    """LLaVA-OneVision, and the language model's head if it is wanted and has weights of its own (else None)."""
     _expect_type(source, "llava_onevision")
     with _named(source, "a LLaVA-OneVision checkpoint"):
-        return _complete(LlavaOnevisionModel.from_pretrained(source, output_loading_info=True), source)
+        if not language_head:
+            return _load(LlavaOnevisionModel, source, dtype), None
+        whole: Any = _load(LlavaOnevisionForConditionalGeneration, source, dtype)
+    return whole.model, None if whole.config.tie_word_embeddings else whole.lm_head
 
 
-def audio_encoder(source: str) -> PreTrainedModel:
+def audio_encoder(source: str, *, dtype: str = "float32") -> PreTrainedModel:
     """The encoder of a Whisper checkpoint."""
     _expect_type(source, "whisper")
     with _named(source, "a Whisper checkpoint"):
-        model = _complete(WhisperModel.from_pretrained(source, output_loading_info=True), source)
+        model: Any = _load(WhisperModel, source, dtype)
     encoder: PreTrainedModel = model.get_encoder()
     return encoder
 
@@ -75,7 +98,7 @@ def tower_model(source: str) -> PreTrainedModel:
             if hub_json(source, "config.json").get("model_type", "").startswith("siglip")
             else AutoModel
         )
-        return _complete(cls.from_pretrained(source, output_loading_info=True), source, ("pooler.",))
+        return _load(cls, source, "float32", ("pooler.",))
 
 
 def _hub_file(source: str, name: str) -> Path:

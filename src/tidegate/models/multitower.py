@@ -1,10 +1,10 @@
 """``MultiTower``: the base stage. Up to three towers, pooled, concatenated, one linear layer.
 
-Enters: a ``Batch``. Leaves: logits ``(B, 2)``. ResNet-50 alone is the paper's base for inappropriate content; Swin
-+ XLM-R + Whisper-base its base for unoriginal content (arXiv 2412.10435, section 3.1.2); SigLIP and the tiny model
-are further configurations. Frames are encoded one by one and averaged.
+Enters: a ``Batch``. Leaves: logits ``(B, 2)``, or ``(B, I, 2)`` of several issues. ResNet-50 alone is the paper's base
+for inappropriate content; Swin + XLM-R + Whisper-base its base for unoriginal content (arXiv 2412.10435, section
+3.1.2); SigLIP and the tiny model are further configurations. Frames are encoded one by one and averaged.
 
-Shape legend: B clips, N frames of all clips, L tokens, D features.
+Shape legend: B clips, I issues, N frames of all clips, L tokens, D features.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from tidegate.models.batch import Batch
 from tidegate.models.configs import MultiTowerConfig
+from tidegate.models.heads import IssueHeads
 from tidegate.models.hearing import AudioTower
 from tidegate.models.hub import audio_encoder, tower_model
 from tidegate.models.pooling import mean_of_frames, mean_of_positions, or_absent
@@ -46,7 +47,7 @@ class VisionTower(nn.Module):
         """Pooled frames ``(B, D)``."""
         if batch.pixels_NCHW is None or batch.frames_per_clip_B is None:
             return self.absent_D.expand(batch.size, -1)
-        output = self.encoder(batch.pixels_NCHW)
+        output = self.encoder(batch.pixels_NCHW.to(next(self.encoder.parameters()).dtype))
         pooled = output.pooler_output
         frames_ND = output.last_hidden_state.mean(dim=1) if pooled is None else pooled.flatten(1)
         pooled_BD = mean_of_frames(frames_ND, batch.frames_per_clip_B)
@@ -87,7 +88,7 @@ class MultiTower(nn.Module):
             towers["text"] = TextTower(config.text)
         self.towers = nn.ModuleDict({str(name): tower for name, tower in towers.items()})
         self.width = sum(tower.width for tower in towers.values())
-        self.head = nn.Linear(self.width, 2)
+        self.head = IssueHeads(self.width, len(config.issues))
 
     def pooled(self, batch: Batch) -> dict[Modality, Tensor]:
         """Each tower's vector ``(B, D)``."""
@@ -98,13 +99,19 @@ class MultiTower(nn.Module):
         return torch.cat(list(self.pooled(batch).values()), dim=-1)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits ``(B, 2)``; their softmax is the probability of (harmless, violating)."""
-        logits_BK: Tensor = self.head(self.embed(batch))
-        return logits_BK
+        """Logits ``(B, 2)`` or ``(B, I, 2)``; their softmax is the probability of (harmless, violating)."""
+        logits: Tensor = self.head(self.embed(batch))
+        return logits
 
     @classmethod
     def from_pretrained(
-        cls, *, issue: str, vision: str | None = None, text: str | None = None, audio: str | None = None
+        cls,
+        *,
+        issue: str = "icd",
+        more_issues: tuple[str, ...] = (),
+        vision: str | None = None,
+        text: str | None = None,
+        audio: str | None = None,
     ) -> Self:
         """Towers by hub id or local folder; the last layer is new and must be trained."""
         towers = {
@@ -113,7 +120,7 @@ class MultiTower(nn.Module):
             "audio": None if audio is None else audio_encoder(audio),
         }
         configs = {name: None if tower is None else tower.config.to_dict() for name, tower in towers.items()}
-        model = cls(MultiTowerConfig(issue=issue, **configs))
+        model = cls(MultiTowerConfig(issue=issue, more_issues=tuple(more_issues), **configs))
         for name, tower in towers.items():
             if tower is not None:
                 model.towers.get_submodule(f"{name}.encoder").load_state_dict(tower.state_dict(), strict=name != "text")
