@@ -60,7 +60,9 @@ def write(path: Path, recipe: Recipe) -> Path:
     """Make the file."""
     audio = recipe.audio
     with av.open(str(path), "w", format=recipe.format, options=recipe.muxer_options) as container:
-        stream = container.add_stream(recipe.codec, rate=recipe.rate, options={"threads": "1", **recipe.options})
+        repeatable = {"x264-params": "mbtree=0"} if recipe.codec == "libx264" else {}
+        options = {"threads": "1", **repeatable, **recipe.options}
+        stream = container.add_stream(recipe.codec, rate=recipe.rate, options=options)
         stream.width, stream.height, stream.pix_fmt = recipe.width, recipe.height, recipe.pixel_format
         context = stream.codec_context
         context.time_base = Fraction(1, _TICKS) if recipe.pts is not None else 1 / recipe.rate

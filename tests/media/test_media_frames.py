@@ -125,7 +125,7 @@ def test_shrinking_is_area_averaging_and_repeats_exactly(sample: Sample) -> None
     full = read_frames(path, [0.5]).frames_THWC[0].astype(float)
     small = read_frames(path, [0.5], long_edge_pixels=48).frames_THWC[0]
     averaged = full.reshape(32, 2, 48, 2, 3).mean((1, 3))
-    assert np.abs(small - averaged).mean() < 3
+    assert np.abs(small - averaged).mean() < 4  # the mean is taken in YUV; single pixels instead of means are 7 away
     np.testing.assert_array_equal(small, read_frames(path, [0.5], long_edge_pixels=48).frames_THWC[0])
 
 
