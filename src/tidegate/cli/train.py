@@ -29,6 +29,9 @@ def _train(  # noqa: PLR0917 - one parameter an option
     data: Annotated[Path, typer.Option(help="Manifest (Parquet or CSV) with splits train, validation, test.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
     init: Annotated[Path | None, typer.Option(help="Checkpoint folder to start from.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder whose soft scores to follow; training videos need no label.")
+    ] = None,
     issue: Annotated[str, typer.Option(help="Label to learn, e.g. icd, ucc.")] = "icd",
     recipe: Annotated[str | None, typer.Option(help="Recipe; tiny-base or tiny-avlm by default.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split; the recipe's by default.")] = None,
@@ -58,6 +61,7 @@ def _train(  # noqa: PLR0917 - one parameter an option
                 out,
                 chosen,
                 init=init,
+                teacher=teacher,
                 seed=seed,
                 cache=cache,
                 workers=workers,

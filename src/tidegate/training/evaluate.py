@@ -102,9 +102,9 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def entries_of(manifest: Manifest, split: str, issue: str) -> list[Entry]:
-    """Entries of a split that are labelled for an issue; none is a ``ManifestError``."""
-    entries = [entry for entry in manifest.entries if entry.split == split and issue in entry.labels]
+def entries_of(manifest: Manifest, split: str, issue: str, *, labelled: bool = True) -> list[Entry]:
+    """Entries of a split that are labelled for an issue (or all, if not ``labelled``); none is a ``ManifestError``."""
+    entries = [entry for entry in manifest.entries if entry.split == split and (issue in entry.labels or not labelled)]
     if not entries:
         splits = sorted({str(entry.split) for entry in manifest.entries})
         issues = sorted({name for entry in manifest.entries for name in entry.labels})

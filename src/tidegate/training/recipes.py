@@ -13,7 +13,16 @@ from tidegate.errors import ConfigError
 from tidegate.models.configs import AvlmConfig, ModelConfig, MultiTowerConfig, ProcessorConfig
 from tidegate.training.augment import AugmentConfig
 
-__all__ = ["RECIPES", "OptimiserConfig", "TrainRecipe", "recipe", "tiny_avlm", "tiny_base", "with_epochs"]
+__all__ = [
+    "RECIPES",
+    "AdapterConfig",
+    "OptimiserConfig",
+    "TrainRecipe",
+    "recipe",
+    "tiny_avlm",
+    "tiny_base",
+    "with_epochs",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +32,9 @@ class OptimiserConfig:
     epochs: int = 10
     """Passes over the training split."""
     batch_size: int = 32
-    """Clips of one step."""
+    """Clips of one step, over all micro-batches and processes."""
+    micro_batch_size: int | None = None
+    """Clips of one forward pass in one process; gradients are accumulated over the step. None: the whole step."""
     learning_rate: float = 1e-3
     """Peak rate."""
     tower_learning_rate: float | None = None
@@ -42,8 +53,50 @@ class OptimiserConfig:
     """Share of the target given to the other class."""
     auxiliary_weight: float = 0.5
     """Weight of the auxiliary losses, where targets are given."""
+    soft_weight: float = 0.7
+    """Share of the loss that follows a teacher's soft scores, where there are some; the labels have the rest."""
+    temperature: float = 2.0
+    """Both teacher's and student's log-odds are divided by it before they are compared."""
     patience: int = 4
-    """Epochs without a better validation average precision after which training stops."""
+    """Epochs without a better ``select_on`` after which training stops."""
+    select_on: Literal["average_precision", "recall_at_precision"] = "average_precision"
+    """Which validation figure chooses the best epoch and stops training; ties go to average precision."""
+    select_precision: float = 0.8
+    """The precision of ``recall_at_precision``, in (0, 1]."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; ``auto``: bfloat16 (autocast) on a GPU that has it, else float32."""
+    save_every_steps: int = 0
+    """Steps between two saves of the run inside an epoch; 0: only at the end of each."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.micro_batch_size is not None and self.micro_batch_size < 1):
+            raise ConfigError(
+                f"expected batch_size and micro_batch_size >= 1, got {self.batch_size} and {self.micro_batch_size}"
+            )
+        if not 0.0 < self.select_precision <= 1.0 or not 0.0 <= self.soft_weight <= 1.0 or self.temperature <= 0.0:
+            raise ConfigError(
+                f"expected select_precision in (0, 1], soft_weight in [0, 1] and temperature > 0, got "
+                f"{self.select_precision}, {self.soft_weight}, {self.temperature}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """LoRA on the language model of an AVLM. Rank 0 and alpha 0: only the head is trained."""
+
+    rank: int = 32
+    """Rank of the two matrices added to each linear layer; 0: none are added."""
+    alpha: int = 64
+    """What they add is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Dropout of what enters them, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.alpha < 0 or (self.rank == 0) != (self.alpha == 0) or not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(
+                f"expected LoRA rank and alpha >= 1, or both 0 for the head alone, and dropout in [0, 1), got "
+                f"{self.rank}, {self.alpha}, {self.dropout}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +117,12 @@ class TrainRecipe:
     """Changes to training clips."""
     frozen: OptimiserConfig | None = None
     """Schedule of a first part in which an AVLM's towers are frozen; None: there is no such part."""
+    adapter: AdapterConfig | None = None
+    """LoRA on an AVLM's language model, whose own weights are then frozen; None: all of it is trained."""
+    train_towers: bool = True
+    """Whether vision and audio towers are trained."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
     keep_initial: bool = False
     """Whether the weights that the main part starts from count as an epoch, so that it cannot end with worse ones."""
     auxiliary: Literal["none", "evidence"] = "none"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from tidegate.errors import ConfigError
 from tidegate.training.recipes import OptimiserConfig
 
 __all__ = ["AveragedWeights", "make_optimiser", "rate_factor"]
@@ -14,17 +16,18 @@ __all__ = ["AveragedWeights", "make_optimiser", "rate_factor"]
 _TOWERS = ("vision_language.vision_tower.", "audio.", "towers.vision.", "towers.audio.")
 
 
-def make_optimiser(model: nn.Module, extra: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW with four groups: towers or not, decayed (matrices) or not."""
+def make_optimiser(module: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+    """AdamW over what requires a gradient, in four groups: towers or not, decayed (matrices) or not."""
     tower_rate = config.learning_rate if config.tower_learning_rate is None else config.tower_learning_rate
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    named = [*model.named_parameters(), *((f"extra.{name}", item) for name, item in extra.named_parameters())]
-    for name, parameter in named:
+    for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = tower_rate if name.startswith(_TOWERS) else config.learning_rate
+        rate = tower_rate if name.removeprefix("model.").startswith(_TOWERS) else config.learning_rate
         decay = config.weight_decay if parameter.ndim > 1 and "embed" not in name else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
+    if not groups:
+        raise ConfigError("expected at least one parameter to train, got a model that is frozen throughout")
     return torch.optim.AdamW(
         [
             {"params": parameters, "lr": rate, "peak": rate, "weight_decay": decay}
@@ -44,18 +47,18 @@ def rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
 
 
 class AveragedWeights:
-    """Exponential moving average of a model's state; with decay 0 it is the state itself."""
+    """Exponential moving average of trained weights; with decay 0 it is the weights themselves."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, state: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay
         self.step = 0
-        self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self.state = {name: tensor.detach().clone() for name, tensor in state.items()}
 
-    def update(self, model: nn.Module) -> None:
-        """Move towards the model's weights; early steps count more."""
+    def update(self, state: Mapping[str, Tensor]) -> None:
+        """Move towards the weights; early steps count more."""
         self.step += 1
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        for name, tensor in model.state_dict().items():
+        for name, tensor in state.items():
             mine: Tensor = self.state[name]
             if self.decay and tensor.is_floating_point():
                 mine.lerp_(tensor.detach(), 1.0 - decay)

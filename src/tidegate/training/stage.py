@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tidegate.corpus.manifest import Entry, read_manifest
 from tidegate.errors import CheckpointError, ConfigError
@@ -23,18 +22,23 @@ from tidegate.models.avlm import Avlm
 from tidegate.models.build import Model, build_model
 from tidegate.models.card import Card
 from tidegate.models.checkpoint import load_checkpoint, save_checkpoint, save_thresholds
+from tidegate.models.compose import compose_avlm
 from tidegate.models.processor import ClipProcessor
 from tidegate.models.tokens import build_tokenizer, prompt_lines
 from tidegate.training.augment import augment
+from tidegate.training.distill import distilled, teacher_log_odds
+from tidegate.training.engine import Engine, OneProcess
 from tidegate.training.evaluate import EvaluationReport, ScoredSplit, entries_of, evaluate_scores
 from tidegate.training.evidence import evidence_targets
 from tidegate.training.features import FailedVideo, FeatureTable, load_features
 from tidegate.training.frozen import fit_frozen, run_towers
 from tidegate.training.loop import Examples, FitResult, fit, score_rows
+from tidegate.training.lora import Adapted, adapt, checkpoint_gradients, freeze_towers, merged, save_adapter
+from tidegate.training.losses import MISSING_LABEL
 from tidegate.training.recipes import TrainRecipe
 from tidegate.training.thresholds import choose_thresholds
 
-__all__ = ["SYNTHETIC_NOTICE", "Progress", "TrainResult", "new_model", "train_stage"]
+__all__ = ["SYNTHETIC_NOTICE", "Progress", "PublishedParts", "TrainResult", "new_model", "train_stage"]
 
 SYNTHETIC_NOTICE = "Trained on a synthetic corpus: for demonstration, tests and teaching, not for production."
 
@@ -75,23 +79,44 @@ def new_model(recipe: TrainRecipe, train: Sequence[Entry], seed: int) -> tuple[M
     return build_model(recipe.model), ClipProcessor(recipe.processor, tokenizer)
 
 
-def _initial(recipe: TrainRecipe, train: Sequence[Entry], seed: int, init: Path | None) -> tuple[Model, ClipProcessor]:
+@dataclass(frozen=True, kw_only=True)
+class PublishedParts:
+    """Published weights that an AVLM starts from; its last layer is new."""
+
+    vl: str
+    """LLaVA-OneVision: hub id or local folder."""
+    audio: str | None = None
+    """Whisper: hub id or local folder; None: the model does not listen."""
+    num_frames: int = 8
+    """Frames sampled from a video."""
+
+
+def _initial(
+    recipe: TrainRecipe, train: Sequence[Entry], seed: int, init: Path | None, parts: PublishedParts | None
+) -> tuple[Model, ClipProcessor]:
+    if init is not None and parts is not None:
+        raise ConfigError("expected one thing to start from, got a checkpoint and published parts")
+    if parts is not None:
+        model, processor, _ = compose_avlm(
+            issue=recipe.model.issue, vl=parts.vl, audio=parts.audio, num_frames=parts.num_frames
+        )
+        return model, processor
     if init is None:
         return new_model(recipe, train, seed)
-    model, processor, _ = load_checkpoint(init)
-    if type(model.config) is not type(recipe.model):
+    loaded, processor, _ = load_checkpoint(init)
+    if type(loaded.config) is not type(recipe.model):
         raise CheckpointError(
             f"expected a {type(recipe.model).__name__} in {init} for recipe {recipe.name!r}, "
-            f"found {type(model.config).__name__}"
+            f"found {type(loaded.config).__name__}"
         )
-    return model, processor
+    return loaded, processor
 
 
 def _examples(table: FeatureTable, entries: Sequence[Entry], issue: str, auxiliary: bool) -> Examples:
     entry_of = {entry.video_id: entry for entry in entries}
     rows = table.rows([entry.video_id for entry in entries])
     kept = [entry_of[table.video_ids[int(row)]] for row in rows]
-    labels: npt.NDArray[np.int64] = np.asarray([entry.labels[issue] for entry in kept], dtype=np.int64)
+    labels = np.asarray([entry.labels.get(issue, MISSING_LABEL) for entry in kept], dtype=np.int64)
     return Examples(table=table, rows=rows, labels=labels, auxiliary=evidence_targets(kept) if auxiliary else {})
 
 
@@ -106,67 +131,180 @@ def _scored(model: Model, processor: ClipProcessor, examples: Examples, entries:
     )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Work:
+    """One run of ``train_stage``."""
+
+    data: Path
+    out: Path
+    recipe: TrainRecipe
+    init: Path | None
+    teacher: Path | None
+    seed: int
+    cache: Path
+    workers: int
+    progress: Progress
+    engine: Engine
+    splits: Mapping[str, list[Entry]]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Of all splits."""
+        return [entry for part in self.splits.values() for entry in part]
+
+
 def train_stage(
     data: Path,
     out: Path,
     recipe: TrainRecipe,
     *,
     init: Path | None = None,
+    parts: PublishedParts | None = None,
+    teacher: Path | None = None,
     seed: int = 0,
     cache: Path | None = None,
     workers: int = 2,
     half: bool = False,
     command: str | None = None,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> TrainResult:
-    """Train one stage and write its checkpoint folder ``out``."""
-    progress, issue = progress or Progress(), recipe.model.issue
+    """Train one stage and write its checkpoint folder ``out``; with an adapter also ``<out>-adapter``.
+
+    ``teacher``: a checkpoint whose soft scores the training split is to follow; videos of that split may then be
+    unlabelled. ``parts``: published weights to start from instead of ``init``.
+    """
     manifest = read_manifest(data)
-    splits = {name: entries_of(manifest, name, issue) for name in ("train", "validation", "test")}
-    model, processor = _initial(recipe, splits["train"], seed, init)
-    entries = [entry for part in splits.values() for entry in part]
-    cache = cache or out.parent / "feature-cache"
-    table = load_features(entries, processor, cache, workers=workers, progress=progress.on_decode)
-    progress.note(_table_note(table, cache))
-    auxiliary = recipe.auxiliary == "evidence"
-    parts = {name: _examples(table, part, issue, auxiliary and name == "train") for name, part in splits.items()}
+    manifest.check_files()
+    issue = recipe.model.issue
+    work = _Work(
+        data=data,
+        out=out,
+        recipe=recipe,
+        init=init,
+        teacher=teacher,
+        seed=seed,
+        cache=cache or out.parent / "feature-cache",
+        workers=workers,
+        progress=progress or Progress(),
+        engine=engine or OneProcess(),
+        splits={
+            name: entries_of(manifest, name, issue, labelled=teacher is None or name != "train")
+            for name in ("train", "validation", "test")
+        },
+    )
+    model, processor = _initial(recipe, work.splits["train"], seed, init, parts)
+    table = _on_first(
+        work.engine,
+        lambda: load_features(work.entries, processor, work.cache, workers=workers, progress=work.progress.on_decode),
+    )
+    work.progress.note(_table_note(table, work.cache))
+    examples = _parts(work, table)
     out.parent.mkdir(parents=True, exist_ok=True)
     if recipe.frozen is not None:
-        _fit_frozen(model, processor, parts, recipe, seed=seed, progress=progress)
-    result = fit(
+        _fit_frozen(model, processor, examples, recipe, seed=seed, progress=work.progress)
+    adapted = _made_ready(model, recipe)
+    result = _fit(work, model, processor, examples)
+    if adapted is not None and work.engine.shard.rank == 0:
+        save_adapter(adapted, out.with_name(out.name + "-adapter"))
+        merged(adapted)
+    return _finish(work, model, processor, examples, result, table=table, half=half, command=command)
+
+
+def _on_first(engine: Engine, make: Callable[[], FeatureTable]) -> FeatureTable:
+    """Made by the first process; the others wait and then read what it left."""
+    table = make() if engine.shard.rank == 0 else None
+    engine.gathered(None)
+    return make() if table is None else table
+
+
+def _parts(work: _Work, table: FeatureTable) -> dict[str, Examples]:
+    recipe, issue = work.recipe, work.recipe.model.issue
+    auxiliary = recipe.auxiliary == "evidence"
+    parts = {name: _examples(table, part, issue, auxiliary and name == "train") for name, part in work.splits.items()}
+    if work.teacher is not None:
+        odds, read = _taught(work, work.teacher, issue)
+        work.progress.note(f"teacher {work.teacher.name}: {_table_note(read, work.cache)}")
+        parts["train"] = distilled(parts["train"], odds)
+    return parts
+
+
+def _taught(work: _Work, teacher: Path, issue: str) -> tuple[dict[str, float], FeatureTable]:
+    if work.engine.shard.rank != 0:
+        work.engine.gathered(None)
+    taught = teacher_log_odds(
+        teacher, work.splits["train"], issue, work.cache, workers=work.workers, progress=work.progress.on_decode
+    )
+    if work.engine.shard.rank == 0:
+        work.engine.gathered(None)
+    return taught
+
+
+def _made_ready(model: Model, recipe: TrainRecipe) -> Adapted | None:
+    """Freeze, adapt, checkpoint as the recipe says."""
+    if recipe.gradient_checkpointing:
+        checkpoint_gradients(model)
+    if recipe.adapter is not None:
+        return adapt(model, recipe.adapter, towers=recipe.train_towers)
+    if not recipe.train_towers:
+        freeze_towers(model)
+    return None
+
+
+def _fit(work: _Work, model: Model, processor: ClipProcessor, examples: Mapping[str, Examples]) -> FitResult:
+    recipe, out = work.recipe, work.out
+    return fit(
         model,
         processor,
-        parts["train"],
-        parts["validation"],
+        examples["train"],
+        examples["validation"],
         recipe.optimiser,
         change=lambda item, rng: augment(item, recipe.augment, rng),
-        seed=seed,
+        seed=work.seed,
         keep_initial=recipe.keep_initial,
         log=out.with_name(out.name + ".metrics.jsonl"),
         resume=out.with_name(out.name + ".resume.pt"),
-        on_epoch=progress.on_epoch,
-        on_step=progress.on_step,
+        engine=work.engine,
+        on_epoch=work.progress.on_epoch,
+        on_step=work.progress.on_step,
     )
-    validation = _scored(model, processor, parts["validation"], splits["validation"])
-    report = evaluate_scores(recipe.name, _scored(model, processor, parts["test"], splits["test"]), validation)
+
+
+def _finish(
+    work: _Work,
+    model: Model,
+    processor: ClipProcessor,
+    examples: Mapping[str, Examples],
+    result: FitResult,
+    *,
+    table: FeatureTable,
+    half: bool,
+    command: str | None,
+) -> TrainResult:
+    """Thresholds on validation, figures on test, and the folder."""
+    recipe, issue, data = work.recipe, work.recipe.model.issue, work.data
+    validation = _scored(model, processor, examples["validation"], work.splits["validation"])
+    report = evaluate_scores(recipe.name, _scored(model, processor, examples["test"], work.splits["test"]), validation)
     digest = hashlib.sha256(data.read_bytes()).hexdigest()[:12]
     card = Card(
         name=recipe.name,
         issue=issue,
-        notice=SYNTHETIC_NOTICE if any(entry.truth for entry in entries) else None,
-        trained_on=f"{data.name}, sha256 {digest}, {len(parts['train'])} training videos",
-        seed=seed,
+        notice=SYNTHETIC_NOTICE if any(entry.truth for entry in work.entries) else None,
+        trained_on=f"{data.name}, sha256 {digest}, {len(examples['train'])} training videos",
+        seed=work.seed,
         command=command,
         recipe=_plain(recipe),
         metrics={"test": report.to_dict(), "best_epoch": result.best_epoch, "history": list(result.history)},
-        notes=_notes(recipe, init, table),
+        notes=_notes(recipe, work.init, table, work.teacher),
     )
-    save_checkpoint(model, processor, out, card, half=half)
-    save_thresholds(
-        out,
-        choose_thresholds(issue, validation.labels, validation.scores, measured_on=f"validation of {digest}"),
+    chosen = choose_thresholds(issue, validation.labels, validation.scores, measured_on=f"validation of {digest}")
+    if work.engine.shard.rank == 0:
+        save_checkpoint(model, processor, work.out, card, half=half)
+        save_thresholds(work.out, chosen)
+    work.engine.gathered(None)
+    return TrainResult(
+        folder=work.out, fit=result, test=report, failed=table.failed, features_from_cache=table.from_cache
     )
-    return TrainResult(folder=out, fit=result, test=report, failed=table.failed, features_from_cache=table.from_cache)
 
 
 def _fit_frozen(
@@ -208,8 +346,10 @@ def _table_note(table: FeatureTable, cache: Path) -> str:
     return f"features of {len(table)} videos {origin}; {len(table.failed)} failed to decode{failures}"
 
 
-def _notes(recipe: TrainRecipe, init: Path | None, table: FeatureTable) -> tuple[str, ...]:
+def _notes(recipe: TrainRecipe, init: Path | None, table: FeatureTable, teacher: Path | None = None) -> tuple[str, ...]:
     notes = []
+    if teacher is not None:
+        notes.append(f"distilled: the soft scores of the checkpoint {teacher.name} were targets in training")
     if init is not None:
         notes.append(f"initialised from the checkpoint {init.name}")
     if recipe.auxiliary == "evidence":
