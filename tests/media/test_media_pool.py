@@ -45,7 +45,7 @@ def slow_file(path: Path) -> Path:
     """A file that takes seconds to decode: one keyframe, many large pictures."""
     rng = np.random.default_rng(0)
     base = rng.integers(0, 255, (720, 1280, 3), dtype=np.uint8)
-    frames = (np.roll(base, 7 * t, axis=1) for t in range(90))
+    frames = (np.roll(base, 7 * t, axis=1) for t in range(240))
     encode_video(path, frames, 30, preset="ultrafast", crf=20, gop=1000)
     return path
 
@@ -69,14 +69,18 @@ def in_background(call: Callable[[], object]) -> tuple[threading.Thread, list[Ba
     return thread, results
 
 
-def wait_for_worker(at_work: bool = True) -> psutil.Process:
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        for worker in workers():
-            if not at_work or worker.cpu_times().user > 0.6:
-                return worker
-        time.sleep(0.01)
-    raise AssertionError("no worker came up")
+def worker_at_work(pool: DecoderPool, slow: Path) -> tuple[psutil.Process, threading.Thread, list[object]]:
+    """The pool's only worker, some way into reading ``slow``; the thread that waits for it, and what that will hear."""
+    pool.probe(slow)
+    (worker,) = workers()
+    idle_seconds = worker.cpu_times().user
+    thread, results = in_background(lambda: pool.read_clip(slow, ClipRequest(num_frames=200), video_id="x"))
+    end = time.monotonic() + 30
+    while worker.cpu_times().user < idle_seconds + 0.05:
+        assert time.monotonic() < end, "the worker does not work"
+        time.sleep(0.005)
+    assert results == []
+    return worker, thread, results
 
 
 def test_the_pool_gives_what_this_process_gives(sample: Sample) -> None:
@@ -125,8 +129,8 @@ def test_names_that_are_not_utf8_reach_the_worker(tmp_path: Path, sample: Sample
 
 def test_a_killed_worker_is_a_crash_and_is_replaced(slow: Path, sample: Sample) -> None:
     with DecoderPool(1) as pool:
-        thread, results = in_background(lambda: pool.read_clip(slow, REQUEST, video_id="x"))
-        wait_for_worker().send_signal(signal.SIGKILL)
+        worker, thread, results = worker_at_work(pool, slow)
+        worker.send_signal(signal.SIGKILL)
         thread.join(10)
         assert isinstance(results[0], DecoderCrashed)
         assert "SIGKILL" in str(results[0])
@@ -135,8 +139,8 @@ def test_a_killed_worker_is_a_crash_and_is_replaced(slow: Path, sample: Sample) 
 
 def test_a_segmentation_fault_is_a_crash(slow: Path) -> None:
     with DecoderPool(1) as pool:
-        thread, results = in_background(lambda: pool.read_clip(slow, REQUEST, video_id="x"))
-        wait_for_worker().send_signal(signal.SIGSEGV)
+        worker, thread, results = worker_at_work(pool, slow)
+        worker.send_signal(signal.SIGSEGV)
         thread.join(10)
         assert isinstance(results[0], DecoderCrashed)
         assert "SIGSEGV" in str(results[0])
@@ -204,8 +208,7 @@ def test_fifty_threads_share_two_workers(sample: Sample, tmp_path: Path) -> None
 
 def test_closing_ends_workers_at_work_and_their_callers_hear_of_it(slow: Path) -> None:
     pool = DecoderPool(1)
-    thread, results = in_background(lambda: pool.read_clip(slow, ClipRequest(num_frames=60), video_id="x"))
-    wait_for_worker()
+    _, thread, results = worker_at_work(pool, slow)
     pool.close()
     thread.join(10)
     assert isinstance(results[0], DecoderCrashed)
