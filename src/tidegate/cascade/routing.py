@@ -96,6 +96,31 @@ def _seen_batch(views: npt.NDArray[Any] | None, limit: int | None) -> Mask | Non
     return None if limit is None or views is None else np.asarray(views >= limit)
 
 
+def _reaches(
+    rule: PrecisionRule | CertifiedRule, score: Score, context: VideoContext, *, rule_name: str, words: str
+) -> Route:
+    """Escalated because the score reaches the rule's ``tau``, or its views the limit; else final negative."""
+    by_score, by_views = score.value >= rule.tau, _seen(context.views, rule.view_limit)
+    reason = f"{_compared(score, rule.tau)} ({words})"
+    if by_views and not by_score:
+        reason += f", but {context.views} views ≥ {rule.view_limit}"
+    return Route(
+        escalate=by_score or by_views,
+        rule="views" if by_views and not by_score else rule_name,
+        reason=reason,
+        threshold=rule.tau,
+        final_threshold=rule.tau,
+        guarantee=rule.guarantee,
+    )
+
+
+def _reaches_batch(
+    rule: PrecisionRule | CertifiedRule, scores: npt.NDArray[np.floating[Any]], views: npt.NDArray[Any] | None
+) -> Mask:
+    mask, seen = np.asarray(scores >= rule.tau), _seen_batch(views, rule.view_limit)
+    return mask if seen is None else mask | seen
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrecisionRule:
     """COEF-VQ v1: escalate when the score reaches ``tau`` or views reach a limit; below it is final negative."""
@@ -112,24 +137,11 @@ class PrecisionRule:
         _not_nan(tau=self.tau)
 
     def __call__(self, score: Score, context: VideoContext, /) -> Route:
-        by_score, by_views = score.value >= self.tau, _seen(context.views, self.view_limit)
         origin = "" if self.base_precision is None else f" for base precision {self.base_precision:.0%}"
-        reason = f"{_compared(score, self.tau)} (precision threshold{origin})"
-        if by_views and not by_score:
-            reason += f", but {context.views} views ≥ {self.view_limit}"
-        return Route(
-            escalate=by_score or by_views,
-            rule="views" if by_views and not by_score else "precision",
-            reason=reason,
-            threshold=self.tau,
-            final_threshold=self.tau,
-            guarantee=self.guarantee,
-        )
+        return _reaches(self, score, context, rule_name="precision", words=f"precision threshold{origin}")
 
     def batch(self, scores: npt.NDArray[np.floating[Any]], views: npt.NDArray[Any] | None = None, /) -> Mask:
-        mask = np.asarray(scores >= self.tau)
-        seen = _seen_batch(views, self.view_limit)
-        return mask if seen is None else mask | seen
+        return _reaches_batch(self, scores, views)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,24 +157,11 @@ class CertifiedRule:
         _not_nan(tau=self.tau)
 
     def __call__(self, score: Score, context: VideoContext, /) -> Route:
-        by_score, by_views = score.value >= self.tau, _seen(context.views, self.view_limit)
-        identity = self.guarantee.certificate_id or "without id"
-        reason = f"{_compared(score, self.tau)} (certified threshold, certificate {identity}: {self.guarantee.target})"
-        if by_views and not by_score:
-            reason += f", but {context.views} views ≥ {self.view_limit}"
-        return Route(
-            escalate=by_score or by_views,
-            rule="views" if by_views and not by_score else "certified",
-            reason=reason,
-            threshold=self.tau,
-            final_threshold=self.tau,
-            guarantee=self.guarantee,
-        )
+        promise = f"certificate {self.guarantee.certificate_id or 'without id'}: {self.guarantee.target}"
+        return _reaches(self, score, context, rule_name="certified", words=f"certified threshold, {promise}")
 
     def batch(self, scores: npt.NDArray[np.floating[Any]], views: npt.NDArray[Any] | None = None, /) -> Mask:
-        mask = np.asarray(scores >= self.tau)
-        seen = _seen_batch(views, self.view_limit)
-        return mask if seen is None else mask | seen
+        return _reaches_batch(self, scores, views)
 
 
 @dataclass(frozen=True, kw_only=True)
