@@ -1,8 +1,9 @@
-"""Training of an AVLM's language model with its towers frozen: the towers run once, their outputs are kept in memory.
+"""Training of all but the vision and audio towers: the towers run once, their outputs are kept in memory.
 
-Enters: an ``Avlm``, a feature table. Leaves: a ``FrozenTable``, and a stand-in model that shares all weights but
-the towers'. Why: the towers take two thirds of a step; without them the language model sees five times as many
-clips an hour.
+Enters: an ``Avlm``, or a ``MultiTower`` whose vision tower is SigLIP's; a feature table. Leaves: a ``FrozenTable``,
+and a stand-in model that shares all weights but the towers'. What stays trainable: projector and language model of
+the one, attention pooling and text tower of the other. Why: the towers take two thirds of a step; without them a
+model sees five times as many clips an hour.
 
 Shape legend: N clips, T frames, P patches of a frame, D features.
 """
@@ -18,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 from tidegate.errors import ConfigError
 from tidegate.models.avlm import Avlm
 from tidegate.models.batch import Batch, ClipFeatures
+from tidegate.models.build import Model
 from tidegate.models.processor import ClipProcessor
 from tidegate.training.loop import Examples, FitResult, fit
 from tidegate.training.recipes import OptimiserConfig
@@ -64,8 +66,27 @@ class FrozenTable:
         )
 
 
+def _vision(model: Model) -> nn.Module | None:
+    """The vision tower, whose last hidden states are kept."""
+    if isinstance(model, Avlm):
+        tower: nn.Module = model.vision_language.vision_tower
+        return tower
+    if "vision" not in model.towers:
+        return None
+    encoder = model.towers.get_submodule("vision.encoder")
+    if not hasattr(encoder, "post_layernorm"):
+        raise ConfigError(f"expected a SigLIP vision tower for frozen training, got {type(encoder).__name__}")
+    return encoder
+
+
+def _hearing(model: Model) -> nn.Module | None:
+    if isinstance(model, Avlm):
+        return model.audio
+    return model.towers.get_submodule("audio") if "audio" in model.towers else None
+
+
 def run_towers(
-    model: Avlm, processor: ClipProcessor, examples: Examples, *, limit: int | None = None, batch_size: int = 16
+    model: Model, processor: ClipProcessor, examples: Examples, *, limit: int | None = None, batch_size: int = 16
 ) -> FrozenTable:
     """Outputs of the vision tower (before the projector) and the pooled audio tower, one row an example."""
     rows_used = examples.rows[:limit].tolist()
@@ -96,20 +117,22 @@ def run_towers(
     )
 
 
-def _patches(model: Avlm, batch: Batch) -> list[npt.NDArray[np.float32]] | None:
-    if batch.pixels_NCHW is None or batch.frames_per_clip_B is None:
+def _patches(model: Model, batch: Batch) -> list[npt.NDArray[np.float32]] | None:
+    tower = _vision(model)
+    if tower is None or batch.pixels_NCHW is None or batch.frames_per_clip_B is None:
         return None
+    layer = model.vision_language.config.vision_feature_layer if isinstance(model, Avlm) else -1
     with torch.inference_mode():
-        seen = model.vision_language.vision_tower(batch.pixels_NCHW, output_hidden_states=True)
-        hidden_NPD = seen.hidden_states[model.vision_language.config.vision_feature_layer]
+        hidden_NPD = tower(batch.pixels_NCHW, output_hidden_states=True).hidden_states[layer]
     return [clip.numpy() for clip in torch.split(hidden_NPD, batch.frames_per_clip_B.tolist())]
 
 
-def _audio(model: Avlm, batch: Batch) -> npt.NDArray[np.float32] | None:
-    if model.audio is None or batch.mel_BMF is None:
+def _audio(model: Model, batch: Batch) -> npt.NDArray[np.float32] | None:
+    tower = _hearing(model)
+    if tower is None or batch.mel_BMF is None:
         return None
     with torch.inference_mode():
-        heard_BD: npt.NDArray[np.float32] = model.audio(batch).numpy()
+        heard_BD: npt.NDArray[np.float32] = tower(batch).numpy()
     return heard_BD
 
 
@@ -125,7 +148,7 @@ def thin(item: FrozenItem, rng: np.random.Generator, dropout: float) -> FrozenIt
 
 
 def fit_frozen(
-    model: Avlm,
+    model: Model,
     processor: ClipProcessor,
     train: Examples,
     validation: Examples,
@@ -176,36 +199,68 @@ class FrozenProcessor(ClipProcessor):
 
 
 class _GivenPatches(nn.Module):
-    """Stands where the vision tower stands; its input is that tower's output."""
+    """Stands where an AVLM's vision tower stands; its input is that tower's output."""
 
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutput:
         hidden_NPD = pixel_values.squeeze(-1)
         return BaseModelOutput(last_hidden_state=hidden_NPD, hidden_states=(hidden_NPD,))  # type: ignore[arg-type]
 
 
+class _GivenHidden(nn.Module):
+    """Stands where a ``MultiTower``'s SigLIP stands: that tower's own last norm and pooling, over given patches."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.post_layernorm = tower.get_submodule("post_layernorm")
+        self.head = tower.get_submodule("head") if hasattr(tower, "head") else None
+
+    def forward(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        last_NPD = self.post_layernorm(pixel_values.squeeze(-1))
+        pooled_ND = None if self.head is None else self.head(last_NPD)
+        return BaseModelOutputWithPooling(last_hidden_state=last_NPD, pooler_output=pooled_ND)
+
+
 class _GivenAudio(nn.Module):
     """Stands where the audio tower stands; keeps its learnt vector for missing audio."""
 
-    def __init__(self, absent_D: nn.Parameter) -> None:
+    def __init__(self, tower: nn.Module) -> None:
         super().__init__()
-        self.absent_D = absent_D
+        absent_D, width = tower.absent_D, tower.width
+        assert isinstance(absent_D, nn.Parameter)
+        assert isinstance(width, int)
+        self.absent_D, self.width = absent_D, width
 
     def forward(self, batch: Batch) -> Tensor:
         if batch.mel_BMF is None or batch.audio_positions_B is None:
             return self.absent_D.expand(batch.size, -1)
         return torch.where((batch.audio_positions_B > 0).unsqueeze(-1), batch.mel_BMF.squeeze(-1), self.absent_D)
 
+    def tokens(self, batch: Batch, count: int) -> Tensor:
+        """The pooled audio as the one token of early fusion ``(B, 1, D)``."""
+        if count != 1:
+            raise ConfigError(f"expected one audio token where the audio tower is frozen, got {count}")
+        heard_BD: Tensor = self(batch)
+        return heard_BD.unsqueeze(1)
+
+
+def _place(model: Model, vision: nn.Module | None, hearing: nn.Module | None) -> None:
+    if isinstance(model, Avlm):
+        model.vision_language.vision_tower = vision
+        model.audio = hearing  # type: ignore[assignment]
+        return
+    if vision is not None:
+        model.towers.get_submodule("vision").encoder = vision
+    if hearing is not None:
+        model.towers["audio"] = hearing
+
 
 @contextmanager
-def frozen_towers(model: Avlm) -> Iterator[Avlm]:
+def frozen_towers(model: Model) -> Iterator[Model]:
     """The same model without its towers, for ``FrozenProcessor`` batches; the towers are put back at the end."""
-    if model.audio is None:
-        raise ConfigError("expected an AVLM with an audio tower, got one without")
-    vision, audio = model.vision_language.vision_tower, model.audio
-    model.vision_language.vision_tower = _GivenPatches()
-    model.audio = _GivenAudio(audio.absent_D)  # type: ignore[assignment]
+    vision, hearing = _vision(model), _hearing(model)
+    seen = _GivenPatches() if isinstance(model, Avlm) else None if vision is None else _GivenHidden(vision)
+    _place(model, seen, None if hearing is None else _GivenAudio(hearing))
     try:
         yield model
     finally:
-        model.vision_language.vision_tower = vision
-        model.audio = audio
+        _place(model, vision, hearing)

@@ -150,18 +150,27 @@ def whisper_encoder(width: int, layers: int, seconds: int, mel_bins: int) -> dic
     }
 
 
+def _siglip(side: int, *, pooled: bool) -> dict[str, Any]:
+    """A small ``SiglipVisionConfig``. Patches in even rows and columns: LLaVA-OneVision halves the grid by averages of
+    two by two; of an odd grid it would all but lose the middle row and column."""
+    return {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 96,
+        "intermediate_size": 288,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+        "image_size": side,
+        "patch_size": 16,
+        "vision_use_head": pooled,
+    }
+
+
 def tiny_base(issue: str = "icd") -> TrainRecipe:
-    """ResNet + XLM-R + Whisper-encoder towers of 0.6 M parameters; four keyframes, no exact seek: a few ms a video."""
-    vocab_size, seconds, mel_bins = 2048, 6, 64
+    """SigLIP + XLM-R + Whisper-encoder towers of 1.1 M parameters, the AVLM's sizes; four keyframes, no exact seek."""
+    vocab_size, seconds, mel_bins, side = 2048, 6, 64, 128
     model = MultiTowerConfig(
         issue=issue,
-        vision={
-            "model_type": "resnet",
-            "embedding_size": 24,
-            "hidden_sizes": [24, 48, 72, 96],
-            "depths": [1, 1, 1, 1],
-            "layer_type": "basic",
-        },
+        vision=_siglip(side, pooled=True),
         text={
             "model_type": "xlm-roberta",
             "vocab_size": vocab_size,
@@ -174,14 +183,14 @@ def tiny_base(issue: str = "icd") -> TrainRecipe:
             "bos_token_id": 1,
             "eos_token_id": 2,
         },
-        audio=whisper_encoder(64, 2, seconds, mel_bins),
+        audio=whisper_encoder(96, 2, seconds, mel_bins),
     )
     processor = ProcessorConfig(
         modalities=model.modalities,
         num_frames=4,
         exact_frames=False,
         long_edge_pixels=192,
-        image_size=96,
+        image_size=side,
         audio_seconds=seconds,
         num_mel_bins=mel_bins,
         max_text_tokens=64,
@@ -193,7 +202,9 @@ def tiny_base(issue: str = "icd") -> TrainRecipe:
         model=model,
         processor=processor,
         vocab_size=vocab_size,
-        optimiser=OptimiserConfig(epochs=4, learning_rate=5e-4),
+        frozen=OptimiserConfig(epochs=6, learning_rate=5e-4),
+        optimiser=OptimiserConfig(epochs=1, learning_rate=1e-4, tower_learning_rate=2e-4),
+        keep_initial=True,
         auxiliary="evidence",
     )
 
@@ -201,19 +212,10 @@ def tiny_base(issue: str = "icd") -> TrainRecipe:
 def tiny_avlm(issue: str = "icd") -> TrainRecipe:
     """LLaVA-OneVision (SigLIP 96 x 4, Qwen2 128 x 3) + Whisper encoder 96 x 2: 1.6 M parameters, 8 exact
     frames."""
-    vocab_size, seconds, mel_bins, side, patch = 2048, 6, 64, 112, 16
+    vocab_size, seconds, mel_bins, side = 2048, 6, 64, 128
     vision_language = {
         "model_type": "llava_onevision",
-        "vision_config": {
-            "model_type": "siglip_vision_model",
-            "hidden_size": 96,
-            "intermediate_size": 288,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 3,
-            "image_size": side,
-            "patch_size": patch,
-            "vision_use_head": False,
-        },
+        "vision_config": _siglip(side, pooled=False),
         "text_config": {
             "model_type": "qwen2",
             "vocab_size": vocab_size,
@@ -249,8 +251,9 @@ def tiny_avlm(issue: str = "icd") -> TrainRecipe:
         model=model,
         processor=processor,
         vocab_size=vocab_size,
-        frozen=OptimiserConfig(epochs=4, learning_rate=5e-4),
-        optimiser=OptimiserConfig(epochs=2, learning_rate=2e-4, tower_learning_rate=3e-4),
+        frozen=OptimiserConfig(epochs=5, learning_rate=5e-4),
+        optimiser=OptimiserConfig(epochs=1, learning_rate=1e-4, tower_learning_rate=2e-4),
+        keep_initial=True,
         auxiliary="evidence",
     )
 

@@ -1,80 +1,84 @@
 """The committed recipe of the shipped tiny checkpoints: ``python -m tidegate.training.tiny --data M --out DIR``.
 
 Enters: a manifest of the synthetic corpus. Leaves: ``DIR/base`` and ``DIR/large`` (float16), and ``DIR/work`` with
-all that lies between. Steps: (1) the base stage, on drawings and then on the training split; (2) vision and audio
-towers alone, on drawings; (3) the AVLM's language model over the frozen towers, on drawn pictures, soundtracks and
-texts put together at random; (4) the whole AVLM on the training split. A step whose result lies there already is
-not repeated.
+all that lies between. Steps: (1) the vision tower, with one target a patch, and the audio tower, on drawings; (2)
+over those frozen towers, the language model of the AVLM and the pooling and text tower of the base, on drawn
+pictures, soundtracks and texts put together at random; (3) both on the training split, first over frozen towers,
+then whole, and the better of the two by validation is kept. A second process draws while this one trains. A step
+whose result lies there already is not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tidegate.corpus.manifest import read_manifest
 from tidegate.models.avlm import Avlm
 from tidegate.models.build import build_model
 from tidegate.models.card import Card
-from tidegate.models.checkpoint import load_checkpoint, save_checkpoint
+from tidegate.models.checkpoint import save_checkpoint
 from tidegate.models.configs import AvlmConfig, MultiTowerConfig
 from tidegate.models.multitower import MultiTower
 from tidegate.models.processor import ClipProcessor
 from tidegate.models.tokens import build_tokenizer, encode_texts, prompt_lines
-from tidegate.training.augment import augment
 from tidegate.training.console import console_progress
 from tidegate.training.dense import draw_pictures, train_patches
-from tidegate.training.frozen import fit_frozen, run_towers
-from tidegate.training.loop import Examples, fit
+from tidegate.training.evaluate import entries_of
+from tidegate.training.features import load_features
+from tidegate.training.frozen import FrozenTable, fit_frozen, run_towers
+from tidegate.training.loop import Examples
 from tidegate.training.recipes import OptimiserConfig, TrainRecipe, tiny_avlm, tiny_base
 from tidegate.training.stage import SYNTHETIC_NOTICE, Progress, train_stage
-from tidegate.training.towers import held_out, train_audio_tower, transplant
+from tidegate.training.towers import train_audio_tower, transplant, transplant_base
 from tidegate.training.warmup import (
     WARMUP_SEED,
-    PairedTable,
+    PairedTowers,
     audio_examples,
     draw_texts,
     paired_targets,
     picture_examples,
 )
 
-__all__ = ["WarmupConfig", "main", "warm_avlm", "warm_base"]
+__all__ = ["WarmupConfig", "main", "warm_up"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupConfig:
-    """How long the tiny AVLM is warmed up."""
+    """How long the tiny models are warmed up."""
 
-    drawings: int = 6_000
+    drawings: int = 10_000
     """Single pictures for the vision tower."""
     vision_epochs: int = 16
     """Passes of the vision tower over its pictures."""
     vision_rate: float = 2e-3
     """Peak learning rate of the vision tower alone."""
-    soundtracks: int = 12_000
+    soundtracks: int = 10_000
     """Drawn soundtracks for the audio tower."""
-    audio_epochs: int = 3
+    audio_epochs: int = 8
     """Passes of the audio tower over its soundtracks."""
     audio_rate: float = 2e-3
     """Peak learning rate of the audio tower alone."""
-    base_epochs: int = 2
-    """Passes of the base stage over drawings put together."""
-    base_frames: int = 2
-    """Frames of a drawn clip that the base stage is warmed up on."""
     pictures: int = 6_000
     """Drawn clips that are put together with soundtracks and texts."""
-    joint_epochs: int = 4
-    """Passes of the language model over what was put together."""
+    pairs: int = 24_000
+    """How many are put together; each is seen once."""
+    held_out: int = 300
+    """Last pictures and soundtracks, which only the check of the warm-up sees."""
     joint_rate: float = 1e-3
-    """Peak learning rate of the language model over frozen towers."""
+    """Peak learning rate over frozen towers."""
     dropout: float = 0.05
     """Probability that a modality is taken away while towers are frozen."""
 
@@ -88,146 +92,230 @@ def _alone(rate: float, epochs: int) -> OptimiserConfig:
 def _kept(path: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The state in ``path``; made first if it is not there."""
     if not path.exists():
-        save_file({name: tensor.contiguous() for name, tensor in make().items()}, path)
+        fresh = path.with_suffix(".part")
+        save_file({name: tensor.contiguous() for name, tensor in make().items()}, fresh)
+        fresh.replace(path)
     return load_file(path)
 
 
-def _vision_tower(
-    recipe: TrainRecipe, config: WarmupConfig, work: Path, seed: int, progress: Progress
-) -> dict[str, Tensor]:
-    assert isinstance(recipe.model, AvlmConfig)
-    vision = recipe.model.vision_language["vision_config"]
+def _noted(progress: Progress, text: str, started: float) -> None:
+    progress.note(f"{text}: {time.perf_counter() - started:.0f} s")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Warmup:
+    """What all steps of the warm-up share."""
+
+    large: TrainRecipe
+    base: TrainRecipe
+    config: WarmupConfig
+    work: Path
+    seed: int
+    progress: Progress
+
+    @property
+    def avlm(self) -> AvlmConfig:
+        assert isinstance(self.large.model, AvlmConfig)
+        return self.large.model
+
+    def alone(self, modality: str) -> ClipProcessor:
+        """The AVLM's preprocessing of one modality."""
+        changed = replace(self.large.processor, modalities=(modality,), video_tokens_per_frame=0)  # type: ignore[arg-type]
+        return ClipProcessor(changed, None)
+
+    def drawings(self) -> Path:
+        patch = self.avlm.vision_language["vision_config"]["patch_size"]
+        folder = self.work / "drawings"
+        draw_pictures(self.config.drawings, self.large.processor, patch, folder, seed=WARMUP_SEED + 10)
+        return folder
+
+    def sounds(self) -> Examples:
+        return audio_examples(self.config.soundtracks, self.alone("audio"), self.work / "soundtracks")
+
+    def pictures(self) -> Examples:
+        return picture_examples(self.config.pictures, self.alone("vision"), self.work / "pictures")
+
+
+def _draw(warmup: _Warmup) -> None:
+    """All drawings, in the order in which they are wanted; runs in a process of its own."""
+    torch.set_num_threads(1)
+    warmup.drawings()
+    (warmup.work / "drawings" / "done").touch()
+    warmup.sounds()
+    (warmup.work / "soundtracks" / "done").touch()
+    warmup.pictures()
+    (warmup.work / "pictures" / "done").touch()
+
+
+@contextmanager
+def _drawn_meanwhile(warmup: _Warmup) -> Iterator[Callable[[str], None]]:
+    """Draw in a second process; what is given waits for one kind of drawing."""
+    quiet = replace(warmup, progress=Progress())
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as second:
+        drawing = second.submit(_draw, quiet)
+
+        def wait(kind: str) -> None:
+            while not (warmup.work / kind / "done").exists():
+                if drawing.done():
+                    drawing.result()
+                time.sleep(0.5)
+
+        yield wait
+        drawing.result()
+
+
+def _vision_tower(warmup: _Warmup) -> dict[str, Tensor]:
+    vision, config = warmup.avlm.vision_language["vision_config"], warmup.config
 
     def make() -> Mapping[str, Tensor]:
+        folder, started = warmup.work / "drawings", time.perf_counter()
         drawings = draw_pictures(
-            config.drawings,
-            recipe.processor,
-            vision["patch_size"],
-            work / "drawings",
-            seed=WARMUP_SEED + 10,
-            progress=progress.on_decode,
+            config.drawings, warmup.large.processor, vision["patch_size"], folder, seed=WARMUP_SEED + 10
         )
         rates = replace(_alone(config.vision_rate, config.vision_epochs), batch_size=64)
-        return train_patches(
-            vision, recipe.processor, drawings, rates, seed=seed, on_epoch=progress.on_epoch
+        report = warmup.progress.on_epoch
+        trained = train_patches(
+            vision, warmup.large.processor, drawings, rates, seed=warmup.seed, on_epoch=report
         ).state_dict()
+        _noted(warmup.progress, "vision tower", started)
+        return trained
 
-    return _kept(work / "vision.safetensors", make)
+    return _kept(warmup.work / "vision.safetensors", make)
 
 
-def _audio_tower(
-    recipe: TrainRecipe, config: WarmupConfig, sounds: Examples, work: Path, *, seed: int, progress: Progress
-) -> MultiTower:
-    assert isinstance(recipe.model, AvlmConfig)
+def _audio_tower(warmup: _Warmup) -> MultiTower:
+    config, avlm, seed = warmup.config, warmup.avlm, warmup.seed
     rates = _alone(config.audio_rate, config.audio_epochs)
-    avlm, processor = recipe.model, recipe.processor
 
     def make() -> Mapping[str, Tensor]:
-        trained, _ = train_audio_tower(avlm, processor, sounds, rates, seed=seed, on_epoch=progress.on_epoch)
+        started, report = time.perf_counter(), warmup.progress.on_epoch
+        sounds = warmup.sounds()
+        trained, _ = train_audio_tower(avlm, warmup.large.processor, sounds, rates, seed=seed, on_epoch=report)
+        _noted(warmup.progress, "audio tower", started)
         return trained.state_dict()
 
     model = MultiTower(MultiTowerConfig(issue=avlm.issue, audio=avlm.audio))
-    model.load_state_dict(_kept(work / "audio.safetensors", make))
+    model.load_state_dict(_kept(warmup.work / "audio.safetensors", make))
     return model
 
 
-def _drawn_clips(
-    recipe: TrainRecipe, config: WarmupConfig, work: Path, progress: Progress
-) -> tuple[Examples, Examples]:
-    """Drawn pictures at the AVLM's size, and drawn soundtracks."""
-    seen = ClipProcessor(replace(recipe.processor, modalities=("vision",), video_tokens_per_frame=0), None)
-    heard = ClipProcessor(replace(recipe.processor, modalities=("audio",), video_tokens_per_frame=0), None)
-    pictures = picture_examples(config.pictures, seen, work / "pictures", progress=progress.on_decode)
-    return pictures, audio_examples(config.soundtracks, heard, work / "soundtracks", progress=progress.on_decode)
+def processor_of(recipe: TrainRecipe) -> ClipProcessor:
+    """The recipe's preprocessing, with a vocabulary of drawn texts."""
+    tokenizer = build_tokenizer((prompt_lines(spans) for spans in draw_texts(4000).texts), recipe.vocab_size)
+    return ClipProcessor(recipe.processor, tokenizer)
 
 
-def _drawn_targets(
-    pictures: Examples, sounds: Examples, processor: ClipProcessor
-) -> tuple[list[npt.NDArray[np.int64]], dict[str, npt.NDArray[np.int64]]]:
-    """Token ids of drawn texts, and the targets of picture i, soundtrack i and texts i put together."""
-    count = min(len(pictures), len(sounds))
-    texts, longest, tokenizer = draw_texts(count), processor.config.max_text_tokens, processor.tokenizer
+def _columns(part: Examples, rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {**{name: column[rows] for name, column in part.auxiliary.items()}, "label": part.labels[rows]}
+
+
+def _paired(
+    warmup: _Warmup,
+    processor: ClipProcessor,
+    drawn: tuple[Examples, Examples],
+    towers: tuple[FrozenTable, FrozenTable],
+    *,
+    held: bool,
+) -> Examples:
+    """Random pairs of pictures, soundtracks and texts; held-out pictures and soundtracks or the others."""
+    config, rng = warmup.config, np.random.default_rng([warmup.seed, int(held)])
+    count = 2 * config.held_out if held else config.pairs
+
+    def rows(part: Examples) -> np.ndarray:
+        first = len(part) - config.held_out if held else 0
+        size = config.held_out if held else len(part) - config.held_out
+        return first + np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])[:count]
+
+    picture_N, sound_N = rows(drawn[0]), rows(drawn[1])
+    texts = draw_texts(count, WARMUP_SEED + 2 + int(held))
+    tokenizer, longest = processor.tokenizer, processor.config.max_text_tokens
     assert tokenizer is not None
-    columns = [
-        {**{name: column[:count] for name, column in part.auxiliary.items()}, "label": part.labels[:count]}
-        for part in (pictures, sounds)
-    ]
-    token_ids = [np.asarray(encode_texts(tokenizer, spans, longest)[0], dtype=np.int64) for spans in texts.texts]
-    return token_ids, paired_targets(columns[0], columns[1], texts)
-
-
-def _paired(model: Avlm, processor: ClipProcessor, pictures: Examples, sounds: Examples) -> Examples:
-    """Drawn clips after the towers."""
-    token_ids, targets = _drawn_targets(pictures, sounds, processor)
-    seen = run_towers(model, processor, pictures, limit=len(token_ids))
-    heard = run_towers(model, processor, sounds, limit=len(token_ids))
-    table = replace(seen, audio_ND=heard.audio_ND, has_audio_N=heard.has_audio_N, token_ids=token_ids)
-    labels = targets.pop("label")
-    return Examples(table=table, rows=np.arange(len(table)), labels=labels, auxiliary=targets)
-
-
-def warm_base(recipe: TrainRecipe, config: WarmupConfig, work: Path, seed: int, progress: Progress) -> Path:
-    """A checkpoint folder from which the base stage's training starts."""
-    folder = work / "warm-base"
-    if (folder / "config.json").exists():
-        return folder
-    pictures, sounds = _drawn_clips(tiny_avlm(recipe.model.issue), config, work, progress)
-    tokenizer = build_tokenizer((prompt_lines(spans) for spans in draw_texts(4000).texts), recipe.vocab_size)
-    processor = ClipProcessor(recipe.processor, tokenizer)
-    token_ids, targets = _drawn_targets(pictures, sounds, processor)
-    few = replace(recipe.processor, num_frames=config.base_frames)
-    table = PairedTable(pictures=pictures, sounds=sounds, token_ids=token_ids, processor=few)
-    labels = targets.pop("label")
-    examples = Examples(table=table, rows=np.arange(len(table)), labels=labels, auxiliary=targets)
-    train, validation = held_out(examples, 400)
-    torch.manual_seed(seed)
-    model = build_model(recipe.model)
-    fit(
-        model,
-        processor,
-        train,
-        replace(validation, auxiliary={}),
-        _alone(config.joint_rate, config.base_epochs),
-        change=lambda item, rng: augment(item, recipe.augment, rng),
-        seed=seed,
-        on_epoch=progress.on_epoch,
-        on_step=progress.on_step,
+    table = PairedTowers(
+        seen=towers[0],
+        heard=towers[1],
+        token_ids=[np.asarray(encode_texts(tokenizer, spans, longest)[0], dtype=np.int64) for spans in texts.texts],
+        picture_N=picture_N,
+        sound_N=sound_N,
+        frames=_frames_of(processor, warmup.large.processor.num_frames),
     )
-    card = Card(name=f"{recipe.name}-warm", issue=recipe.model.issue, notice=SYNTHETIC_NOTICE, seed=seed)
-    save_checkpoint(model, processor, folder, card)
-    return folder
+    targets = paired_targets(_columns(drawn[0], picture_N), _columns(drawn[1], sound_N), texts)
+    labels = targets.pop("label")
+    return Examples(table=table, rows=np.arange(count), labels=labels, auxiliary={} if held else targets)
 
 
-def warm_avlm(recipe: TrainRecipe, config: WarmupConfig, work: Path, seed: int, progress: Progress) -> Path:
-    """A checkpoint folder from which the AVLM's training starts."""
-    folder = work / "warm"
-    if (folder / "config.json").exists():
-        return folder
-    assert isinstance(recipe.model, AvlmConfig)
+def _frames_of(processor: ClipProcessor, drawn: int) -> tuple[int, ...]:
+    """Which of the drawn frames a model looks at: the middles of equal stretches."""
+    wanted = processor.config.num_frames
+    return tuple(int((place + 0.5) * drawn / wanted) for place in range(wanted))
+
+
+def warm_up(
+    large: TrainRecipe,
+    base: TrainRecipe,
+    config: WarmupConfig,
+    work: Path,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> dict[str, Path]:
+    """Checkpoint folders from which the training of ``large`` and ``base`` starts.
+
+    ``meanwhile`` is called while the first pictures are drawn.
+    """
+    folders = {"large": work / "warm-large", "base": work / "warm-base"}
+    if all((folder / "config.json").exists() for folder in folders.values()):
+        return folders
     work.mkdir(parents=True, exist_ok=True)
-    vision = _vision_tower(recipe, config, work, seed, progress)
-    pictures, sounds = _drawn_clips(recipe, config, work, progress)
-    audio = _audio_tower(recipe, config, sounds, work, seed=seed, progress=progress)
-    tokenizer = build_tokenizer((prompt_lines(spans) for spans in draw_texts(4000).texts), recipe.vocab_size)
-    processor = ClipProcessor(recipe.processor, tokenizer)
-    torch.manual_seed(seed)
-    model = Avlm(recipe.model)
-    transplant(model, vision=vision, audio=audio)
-    train, validation = held_out(_paired(model, processor, pictures, sounds), 400)
-    fit_frozen(
-        model,
-        processor,
-        train,
-        replace(validation, auxiliary={}),
-        _alone(config.joint_rate, config.joint_epochs),
-        dropout=config.dropout,
-        seed=seed,
-        on_epoch=progress.on_epoch,
-        on_step=progress.on_step,
-    )
-    card = Card(name=f"{recipe.name}-warm", issue=recipe.model.issue, notice=SYNTHETIC_NOTICE, seed=seed)
-    save_checkpoint(model, processor, folder, card)
-    return folder
+    warmup = _Warmup(large=large, base=base, config=config, work=work, seed=seed, progress=progress or Progress())
+    with _drawn_meanwhile(warmup) as wait:
+        meanwhile()
+        wait("drawings")
+        vision = _vision_tower(warmup)
+        wait("soundtracks")
+        audio = _audio_tower(warmup)
+        wait("pictures")
+    _warm_both(warmup, folders, vision, audio)
+    return folders
+
+
+def _warm_both(warmup: _Warmup, folders: Mapping[str, Path], vision: Mapping[str, Tensor], audio: MultiTower) -> None:
+    drawn, progress = (warmup.pictures(), warmup.sounds()), warmup.progress
+    towers: tuple[FrozenTable, FrozenTable] | None = None
+    for name, recipe in (("large", warmup.large), ("base", warmup.base)):
+        started, processor = time.perf_counter(), processor_of(recipe)
+        torch.manual_seed(warmup.seed)
+        model = build_model(recipe.model)
+        if isinstance(model, Avlm):
+            transplant(model, vision=vision, audio=audio)
+            towers = (run_towers(model, processor, drawn[0]), run_towers(model, processor, drawn[1]))
+            _noted(progress, "towers over drawings", started)
+        else:
+            transplant_base(model, vision=vision, audio=audio)
+        assert towers is not None
+        fit_frozen(
+            model,
+            processor,
+            _paired(warmup, processor, drawn, towers, held=False),
+            _paired(warmup, processor, drawn, towers, held=True),
+            _alone(warmup.config.joint_rate, 1),
+            dropout=warmup.config.dropout,
+            seed=warmup.seed,
+            on_epoch=progress.on_epoch,
+            on_step=progress.on_step,
+        )
+        card = Card(name=f"{recipe.name}-warm", issue=recipe.model.issue, notice=SYNTHETIC_NOTICE, seed=warmup.seed)
+        save_checkpoint(model, processor, folders[name], card)
+        _noted(progress, f"warm-up of {recipe.name} over frozen towers", started)
+
+
+def _decode(data: Path, recipes: tuple[TrainRecipe, ...], cache: Path, progress: Progress) -> None:
+    """Features of all videos, in the order in which ``train_stage`` asks for them."""
+    manifest, started = read_manifest(data), time.perf_counter()
+    for recipe in recipes:
+        splits = [entries_of(manifest, name, recipe.model.issue) for name in ("train", "validation", "test")]
+        load_features([x for part in splits for x in part], processor_of(recipe), cache, progress=progress.on_decode)
+    _noted(progress, "decoding and preprocessing", started)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -240,25 +328,28 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
-    work, command = chosen.out / "work", "python -m tidegate.training.tiny " + " ".join(sys.argv[1:])
+    work, cache = chosen.out / "work", chosen.out / "work" / "features"
+    command, large, base = "python -m tidegate.training.tiny " + " ".join(sys.argv[1:]), tiny_avlm(), tiny_base()
     with console_progress() as progress:
-        for name, recipe in (("base", tiny_base()), ("large", tiny_avlm())):
-            if (chosen.out / name / "config.json").exists():
-                load_checkpoint(chosen.out / name)
-                continue
-            warm = warm_avlm if name == "large" else warm_base
-            init = warm(recipe, WarmupConfig(), work, chosen.seed, progress)
-            train_stage(
-                chosen.data,
-                chosen.out / name,
-                recipe,
-                init=init,
-                seed=chosen.seed,
-                cache=work / "features",
-                half=True,
-                command=command,
-                progress=progress,
-            )
+        warm = warm_up(
+            large, base, WarmupConfig(), work, seed=chosen.seed, progress=progress,
+            meanwhile=lambda: _decode(chosen.data, (large, base), cache, progress),
+        )  # fmt: skip
+        for name, recipe in (("large", large), ("base", base)):
+            started = time.perf_counter()
+            if not (chosen.out / name / "config.json").exists():
+                train_stage(
+                    chosen.data,
+                    chosen.out / name,
+                    recipe,
+                    init=warm[name],
+                    seed=chosen.seed,
+                    cache=cache,
+                    half=True,
+                    command=command,
+                    progress=progress,
+                )
+                _noted(progress, f"{recipe.name} on the training split", started)
 
 
 if __name__ == "__main__":

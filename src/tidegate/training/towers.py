@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from tidegate.errors import CheckpointError
 from tidegate.models.avlm import Avlm
 from tidegate.models.configs import AvlmConfig, MultiTowerConfig, ProcessorConfig
 from tidegate.models.multitower import MultiTower
@@ -20,7 +21,7 @@ from tidegate.training.augment import AugmentConfig, augment
 from tidegate.training.loop import Examples, FitResult, fit
 from tidegate.training.recipes import OptimiserConfig
 
-__all__ = ["held_out", "train_audio_tower", "transplant"]
+__all__ = ["held_out", "train_audio_tower", "transplant", "transplant_base"]
 
 OnEpoch = Callable[[dict[str, float]], None]
 
@@ -68,3 +69,16 @@ def transplant(model: Avlm, *, vision: Mapping[str, Tensor], audio: MultiTower) 
     model.vision_language.vision_tower.load_state_dict(vision)
     if model.audio is not None:
         model.audio.load_state_dict(audio.towers.get_submodule("audio").state_dict())
+
+
+def transplant_base(model: MultiTower, *, vision: Mapping[str, Tensor], audio: MultiTower) -> None:
+    """The same towers into a base stage; what pools the patches there (SigLIP's attention head) stays new."""
+    if "vision" in model.towers:
+        encoder = model.towers.get_submodule("vision.encoder")
+        found = encoder.load_state_dict(vision, strict=False)
+        strange = [name for name in found.missing_keys if not name.startswith("head.")] + found.unexpected_keys
+        if strange:
+            raise CheckpointError(f"expected a vision tower like the AVLM's, found other tensors: {strange[:3]}")
+    if "audio" in model.towers:
+        hearing = model.towers.get_submodule("audio")
+        hearing.load_state_dict(audio.towers.get_submodule("audio").state_dict())

@@ -24,18 +24,17 @@ from tidegate.corpus.synthetic.sounds import ALARMING
 from tidegate.corpus.synthetic.soundtrack import mix
 from tidegate.corpus.synthetic.sprites import FOR_SALE, TOYS_AND_TOOLS, WEAPONS
 from tidegate.models.batch import ClipFeatures
-from tidegate.models.configs import ProcessorConfig
-from tidegate.models.frames import resize_frames
 from tidegate.models.processor import ClipProcessor
 from tidegate.training.evidence import ACTIONS, SOUNDS, THEMES, class_of
 from tidegate.training.features import Progress, open_table, write_table
+from tidegate.training.frozen import FrozenItem, FrozenTable
 from tidegate.training.loop import Examples
 from tidegate.types import Clip, FrameBatch, Span, TextKind, TextSpan
 
 __all__ = [
     "WARMUP_SEED",
     "DrawnTexts",
-    "PairedTable",
+    "PairedTowers",
     "audio_examples",
     "draw_texts",
     "drawn_plans",
@@ -187,32 +186,30 @@ def _drawn_theme(rng: np.random.Generator) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class PairedTable:
-    """Clips made of drawn picture i, soundtrack i and texts i, before any tower."""
+class PairedTowers:
+    """Clips put together of a drawn picture, a soundtrack and texts, after the towers."""
 
-    pictures: Examples
-    sounds: Examples
+    seen: FrozenTable
+    heard: FrozenTable
     token_ids: Sequence[npt.NDArray[np.int64]]
-    processor: ProcessorConfig
-    """Frames are brought to its number and size."""
+    picture_N: npt.NDArray[np.int64]
+    sound_N: npt.NDArray[np.int64]
+    frames: tuple[int, ...]
+    """Which frames of a drawn clip are used."""
 
     @property
     def video_ids(self) -> tuple[str, ...]:
         """Ids of the pictures."""
-        return self.pictures.table.video_ids[: len(self)]
+        return tuple(self.seen.video_ids[row] for row in self.picture_N)
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def __getitem__(self, row: int) -> ClipFeatures:
-        picture: ClipFeatures = self.pictures.table[row]
-        sound: ClipFeatures = self.sounds.table[row]
-        frames = picture.frames_THWC
-        assert frames is not None
-        chosen = np.linspace(0, len(frames) - 1, self.processor.num_frames).round().astype(int)
-        return dataclasses.replace(
-            sound, frames_THWC=resize_frames(frames[chosen], self.processor), token_ids=self.token_ids[row]
-        )
+    def __getitem__(self, row: int) -> FrozenItem:
+        patches_TPD = self.seen[int(self.picture_N[row])].patches_TPD
+        assert patches_TPD is not None
+        audio_D = self.heard[int(self.sound_N[row])].audio_D
+        return FrozenItem(patches_TPD=patches_TPD[list(self.frames)], audio_D=audio_D, token_ids=self.token_ids[row])
 
 
 def paired_targets(picture: Columns, audio: Columns, texts: DrawnTexts) -> dict[str, npt.NDArray[np.int64]]:
