@@ -75,12 +75,7 @@ def _calibrate(  # noqa: PLR0917 - one parameter an option
                 seed=seed,
             )
         )
-        written = [*done.write(out)]
-        if plot is not None:
-            from tidegate.cascade.plots import plot_calibrated
-
-            plot_calibrated(done, plot)
-            written.append(plot)
+        written = [*done.write(out), *_drawn(done, plot)]
     except TidegateError as error:
         typer.echo(f"{error.code}: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
@@ -88,6 +83,15 @@ def _calibrate(  # noqa: PLR0917 - one parameter an option
         typer.echo(json.dumps(done.to_dict(), allow_nan=False))
     else:
         _print(done, written)
+
+
+def _drawn(done: Calibrated, plot: Path | None) -> list[Path]:
+    if plot is None:
+        return []
+    from tidegate.cascade.plots import plot_calibrated
+
+    plot_calibrated(done, plot)
+    return [plot]
 
 
 def _print(done: Calibrated, written: list[Path]) -> None:
