@@ -17,8 +17,10 @@ import numpy as np
 
 from tidegate.diagnosis.adaptive import ProbingConfig, Spent, probe_run
 from tidegate.diagnosis.classify import CLASSES, NONE, Classified, RulesConfig, classify, rank
+from tidegate.diagnosis.learned import LearnedClassifier
 from tidegate.diagnosis.limits import conclusions
 from tidegate.diagnosis.observations import NEAR_DUPLICATE, Observations, observe
+from tidegate.diagnosis.reference import Reference, with_reference
 from tidegate.diagnosis.signatures import Signature, signatures
 from tidegate.diagnosis.table import ProbeTable, Scorer
 from tidegate.diagnosis.taxonomy import FailureClass
@@ -109,14 +111,31 @@ def _plain(interval: Interval) -> dict[str, float | None]:
     return {name: _finite(getattr(interval, name)) for name in ("estimate", "low", "high")}
 
 
-def diagnose(table: ProbeTable, scorer: Scorer | None = None, *, config: DiagnosisConfig | None = None) -> Diagnosis:
-    """Diagnose a run; with a ``scorer``, probes that the table lacks are run first, cheap ones before dear ones."""
+def diagnose(
+    table: ProbeTable,
+    scorer: Scorer | None = None,
+    *,
+    train: Reference | None = None,
+    classifier: LearnedClassifier | None = None,
+    config: DiagnosisConfig | None = None,
+) -> Diagnosis:
+    """Diagnose a run.
+
+    With a ``scorer``, probes that the table lacks are run first, cheap ones before dear ones. ``train`` holds the
+    training items, from which distance, near-duplicates and independent peers are found where the table lacks them.
+    Without a ``classifier`` the rules judge.
+    """
     config = config or DiagnosisConfig()
+    if train is not None:
+        table = with_reference(table, train)
     table, spent = probe_run(table, scorer, config.probing, rules=config.rules, seed=config.seed)
     seen = observe(table)
-    classified = classify(seen, config=config.rules)
-    leakage = _leakage_evidence(table, config.tolerated_duplicates)
-    ranking = rank(seen, config=config.rules, leakage=leakage) if len(seen.rows) else ((NONE, 1.0),)
+    if classifier is not None:
+        classified, ranking = classifier.judge(table, seen, config.rules)
+    else:
+        classified = classify(seen, config=config.rules)
+        leakage = _leakage_evidence(table, config.tolerated_duplicates)
+        ranking = rank(seen, config=config.rules, leakage=leakage) if len(seen.rows) else ((NONE, 1.0),)
     return Diagnosis(
         table=table,
         observations=seen,

@@ -56,6 +56,10 @@ class ProbeTable:
     features: Mapping[str, Floats] = field(default_factory=dict)
     """Observations that are no probe: ``knn_distance``, ``peer_score`` (of independent models), ``perceived`` (does a
     probe head find the evidence), ``noise_level``, ``duplicate_similarity``."""
+    embeddings_ND: Floats | None = None
+    """What a model that is independent of the run's verdict makes of each item, D numbers; None: not known."""
+    hashes: Strings | None = None
+    """Perceptual hash of each item as 64 hexadecimal digits (PDQ of its middle frame); empty: not known."""
     notes: Strings | None = None
     """What serving recorded (``timeout``, ``truncated``, ``decode_failure``, ``missing_audio``); empty: nothing."""
 
@@ -64,9 +68,11 @@ class ProbeTable:
         columns |= {f"slices[{name}]": column for name, column in self.slices.items()}
         columns |= {f"probes[{name}]": column for name, column in self.probes.items()}
         columns |= {f"features[{name}]": column for name, column in self.features.items()}
-        for name in ("base_scores", "escalated", "notes"):
+        for name in ("base_scores", "escalated", "hashes", "notes"):
             if getattr(self, name) is not None:
                 columns[name] = getattr(self, name)
+        if self.embeddings_ND is not None:
+            columns["embeddings_ND"] = self.embeddings_ND[:, 0]
         for name, column in columns.items():
             if column.shape != self.ids.shape:
                 raise ConfigError(f"expected {name} of shape {self.ids.shape}, found {column.shape}")

@@ -1,0 +1,142 @@
+"""The learned classifier: fitted on runs with planted faults, it replaces the rules' numbers by measured ones.
+
+Enters: runs whose fault is known. Leaves: a ``LearnedClassifier`` that ranks a run's classes (``none`` among them) and
+gives each error a posterior, calibrated on runs that were not fitted on. It is stored as one safetensors file: arrays
+and names, nothing that runs code. The error model is told what the run model says, as it was said out of fold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tidegate.diagnosis.classify import CLASSES, NONE, Classified, RulesConfig, classify, log_ratios
+from tidegate.diagnosis.features import item_features, item_names, ranked_names, run_features, run_names
+from tidegate.diagnosis.forest import Blend, fit_blend
+from tidegate.diagnosis.observations import Observations, observe
+from tidegate.diagnosis.table import Floats, ProbeTable
+from tidegate.diagnosis.taxonomy import FailureClass
+from tidegate.errors import CheckpointError, UsageError
+
+__all__ = ["SHIPPED", "LearnedClassifier", "PlantedRun", "fit", "load_classifier", "shipped_classifier"]
+
+_FORMAT = "tidegate-diagnosis-1"
+SHIPPED = Path(__file__).parent / "weights" / "classifier.safetensors"
+"""Where the classifier that comes with the package lies."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlantedRun:
+    """A run whose fault is known."""
+
+    table: ProbeTable
+    """With all probes that a diagnosis would have."""
+    fault: str
+    """Class id, or ``none``. Of two faults: the one of more errors."""
+    caused: npt.NDArray[np.bool_]
+    """(N,) whether an item is wrong because of the fault."""
+    group: int = 0
+    """Runs of one group (world, seed) never lie on two sides of a fold."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LearnedClassifier:
+    """Two fitted models: of runs and of errors."""
+
+    run: Blend
+    error: Blend
+    notes: str = ""
+    """What it was fitted on."""
+
+    def judge(self, table: ProbeTable, seen: Observations, rules: RulesConfig | None = None
+              ) -> tuple[Classified, tuple[tuple[str, float], ...]]:
+        """(posterior of each error, ranking of the run)."""
+        config = rules or RulesConfig()
+        by_rules = classify(seen, config=config)
+        probabilities = self.run.probabilities(run_features(table, seen, by_rules)[None, :])[0]
+        ranking = dict.fromkeys(ranked_names(), 0.0)
+        ranking |= dict(zip(self.run.classes, map(float, probabilities), strict=True))
+        context = np.asarray([ranking[name] for name in ranked_names()])
+        posterior = np.zeros((len(seen.rows), len(CLASSES)))
+        if len(seen.rows):
+            rows = item_features(table, seen, log_ratios(seen, config=config), by_rules, context)
+            columns = [CLASSES.index(FailureClass(name)) for name in self.error.classes]
+            posterior[:, columns] = self.error.probabilities(rows)
+        means = posterior.mean(axis=0) if len(posterior) else np.zeros(len(CLASSES))
+        shares = {failure: float(means[c]) for c, failure in enumerate(CLASSES)}
+        classified = Classified(rows=seen.rows, posterior_EC=posterior, variants=by_rules.variants, shares=shares)
+        return classified, tuple(sorted(ranking.items(), key=lambda pair: -pair[1]))
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, complete or not at all."""
+        from safetensors.numpy import save_file
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        said = {"format": _FORMAT, "run_classes": json.dumps(self.run.classes), "notes": self.notes,
+                "error_classes": json.dumps(self.error.classes), "run_names": json.dumps(run_names()),
+                "error_names": json.dumps(item_names())}
+        arrays = {name: np.ascontiguousarray(array)
+                  for name, array in (self.run.arrays("run") | self.error.arrays("error")).items()}
+        part = path.with_suffix(".part")
+        save_file(arrays, part, metadata=said)
+        part.replace(path)
+
+
+def load_classifier(path: Path) -> LearnedClassifier:
+    """Read what ``save`` wrote; a file of other features is a ``CheckpointError``."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call]
+            said = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"expected a classifier at {path}, found none that can be read: {error}") from error
+    if said.get("format") != _FORMAT:
+        raise CheckpointError(f"expected format {_FORMAT} in {path}, found {said.get('format')!r}")
+    expected = {"run_names": list(run_names()), "error_names": list(item_names())}
+    for key, names in expected.items():
+        if json.loads(said[key]) != names:
+            raise CheckpointError(f"{path} was fitted on other features than this release makes ({key}); fit it again")
+    return LearnedClassifier(
+        run=Blend.from_arrays(arrays, "run", tuple(json.loads(said["run_classes"]))),
+        error=Blend.from_arrays(arrays, "error", tuple(json.loads(said["error_classes"]))),
+        notes=said.get("notes", ""),
+    )
+
+
+def shipped_classifier() -> LearnedClassifier | None:
+    """The classifier that comes with the package; None if this build has none."""
+    return load_classifier(SHIPPED) if SHIPPED.exists() else None
+
+
+def fit(runs: Sequence[PlantedRun], *, seed: int = 0, max_errors: int = 60, notes: str = "") -> LearnedClassifier:
+    """Fit both models; at most ``max_errors`` errors of each run, so that bad runs do not drown the others."""
+    if not runs:
+        raise UsageError("expected runs with planted faults to fit on, got none")
+    groups = np.unique([run.group for run in runs], return_inverse=True)[1].astype(np.int64)
+    seen = [observe(run.table) for run in runs]
+    ruled = [classify(one) for one in seen]
+    rows = np.asarray([run_features(run.table, one, ruling) for run, one, ruling in zip(runs, seen, ruled, strict=True)])
+    run_model, held_out = fit_blend(rows, np.asarray([run.fault for run in runs]), groups, seed=seed)
+    context = np.zeros((len(runs), len(ranked_names())))
+    context[:, [ranked_names().index(name) for name in run_model.classes]] = held_out
+    rng = np.random.default_rng(seed)
+    parts: list[Floats] = []
+    targets: list[str] = []
+    owners: list[int] = []
+    for number, (run, one, ruling) in enumerate(zip(runs, seen, ruled, strict=True)):
+        kept = rng.permutation(len(one.rows))[:max_errors]
+        features = item_features(run.table, one, log_ratios(one), ruling, context[number])
+        parts.append(features[kept])
+        caused = run.caused[one.rows[kept]] & (run.fault != NONE)
+        targets += [run.fault if is_due else FailureClass.UNDETERMINED.value for is_due in caused.tolist()]
+        owners += [int(groups[number])] * len(kept)
+    error_model, _ = fit_blend(np.concatenate(parts), np.asarray(targets), np.asarray(owners), seed=seed, num_trees=60,
+                               min_leaf=10, max_depth=12, folds=3)
+    return LearnedClassifier(run=run_model, error=error_model, notes=notes)
