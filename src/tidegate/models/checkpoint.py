@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from tidegate.errors import CheckpointError
@@ -33,6 +32,7 @@ from tidegate.models.build import Model, build_model
 from tidegate.models.card import Card
 from tidegate.models.configs import AvlmConfig, model_config_from_dict
 from tidegate.models.processor import ClipProcessor
+from tidegate.models.tokens import highest_token_id, parse_tokenizer
 
 __all__ = ["checkpoint_hash", "load_checkpoint", "load_thresholds", "save_checkpoint", "save_thresholds"]
 
@@ -44,11 +44,17 @@ def _write_json(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_text(path: Path) -> str:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"expected the checkpoint file {path}, found none that can be read: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
+    try:
+        values = json.loads(text)
     except ValueError as error:
         raise CheckpointError(f"expected JSON in {path}, found: {error}") from error
     if not isinstance(values, dict):
@@ -126,10 +132,7 @@ def _load_processor(folder: Path) -> ClipProcessor:
     path, tokenizer = folder / "tokenizer.json", None
     values = _read_json(folder / "preprocessor_config.json")
     if "text" in values.get("modalities", ()):
-        found = _read_json(path)
-        if not {"model", "added_tokens", "pre_tokenizer"} <= set(found):
-            raise CheckpointError(f"expected a tokenizer in {path}, found the keys {sorted(found)}")
-        tokenizer = Tokenizer.from_str(json.dumps(found))
+        tokenizer = parse_tokenizer(_read_text(path), str(path))
     return ClipProcessor.from_json(values, tokenizer)
 
 
@@ -137,7 +140,7 @@ def _check_vocabulary(model: Model, processor: ClipProcessor, folder: Path) -> N
     tower = model.config.vision_language["text_config"] if isinstance(model.config, AvlmConfig) else model.config.text
     if processor.tokenizer is None or tower is None or "vocab_size" not in tower:
         return
-    highest = max(processor.tokenizer.get_vocab().values())
+    highest = highest_token_id(processor.tokenizer)
     if highest >= tower["vocab_size"]:
         raise CheckpointError(
             f"{folder}: expected a tokenizer of at most {tower['vocab_size']} tokens, as config.json has, found one "

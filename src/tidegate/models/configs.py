@@ -141,6 +141,8 @@ class ProcessorConfig:
     """Longer texts lose their first tokens; the number lost is recorded in ``ClipFeatures.truncated_tokens``."""
     prompt_prefix: str = ""
     """Text before the frames; may hold special tokens."""
+    prompt_middle: str = ""
+    """Text between the frames and the first line; may hold special tokens. Frames in a prompt only."""
     prompt_suffix: str = ""
     """Text after the last line; its last token's hidden state is read."""
     pad_token: str = "<pad>"  # noqa: S105

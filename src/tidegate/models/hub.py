@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
@@ -20,12 +20,15 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionModel,
     PreTrainedModel,
+    SiglipTextModel,
     SiglipVisionModel,
     WhisperModel,
 )
+from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from tidegate.errors import CheckpointError, ConfigError
+from tidegate.models.tokens import parse_tokenizer
 
 __all__ = ["DTYPES", "audio_encoder", "hub_json", "hub_tokenizer", "tower_model", "vision_language_model"]
 
@@ -34,12 +37,17 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @contextmanager
 def _named(source: str, wanted: str) -> Iterator[None]:
+    """Errors that name the source. Tables of weights that are left out on purpose are not printed."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         yield
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(
             f"expected {wanted} at {source!r} (a local folder or a model hub id), found none that loads: {error}"
         ) from error
+    finally:
+        logging.set_verbosity(before)
 
 
 def _complete(loaded: Any, source: str, ignore: tuple[str, ...] = ()) -> PreTrainedModel:
@@ -90,15 +98,16 @@ def audio_encoder(source: str, *, dtype: str = "float32") -> PreTrainedModel:
     return encoder
 
 
-def tower_model(source: str) -> PreTrainedModel:
-    """An image or text encoder; of a SigLIP checkpoint its vision tower."""
-    with _named(source, "an image or text encoder"):
-        cls = (
-            SiglipVisionModel
-            if hub_json(source, "config.json").get("model_type", "").startswith("siglip")
-            else AutoModel
-        )
-        return _load(cls, source, "float32", ("pooler.",))
+def tower_model(source: str, reads: Literal["pixel_values", "input_ids"]) -> PreTrainedModel:
+    """An encoder of images (``pixel_values``) or texts (``input_ids``); of SigLIP the tower of that kind."""
+    kind = "an image encoder" if reads == "pixel_values" else "a text encoder"
+    siglip = str(hub_json(source, "config.json").get("model_type", "")).startswith("siglip")
+    cls: Any = (SiglipVisionModel if reads == "pixel_values" else SiglipTextModel) if siglip else AutoModel
+    with _named(source, kind):
+        model = _load(cls, source, "float32", ("pooler.",))
+    if model.main_input_name != reads:
+        raise CheckpointError(f"expected {kind} at {source!r}, found a {type(model).__name__}")
+    return model
 
 
 def _hub_file(source: str, name: str) -> Path:
@@ -122,4 +131,6 @@ def hub_json(source: str, name: str) -> dict[str, Any]:
 
 def hub_tokenizer(source: str) -> Tokenizer:
     """``tokenizer.json`` of a checkpoint."""
-    return Tokenizer.from_file(str(_hub_file(source, "tokenizer.json")))
+    return parse_tokenizer(
+        _hub_file(source, "tokenizer.json").read_text(encoding="utf-8"), f"tokenizer.json of {source!r}"
+    )

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers import AutoConfig, AutoModel, PretrainedConfig, SiglipTextModel
 
 from tidegate.models.batch import Batch
 from tidegate.models.configs import MultiTowerConfig
@@ -54,6 +54,30 @@ class VisionTower(nn.Module):
         return or_absent(pooled_BD, batch.frames_per_clip_B > 0, self.absent_D)
 
 
+class SiglipTextTower(nn.Module):
+    """SigLIP's text tower: rows padded on the right to its full length, without a mask; its pooled last position."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        settings: Any = _transformers_config(config)
+        self.encoder = SiglipTextModel(settings)
+        self.width: int = settings.projection_size
+        self.length: int = settings.max_position_embeddings
+        self.pad_id: int = settings.pad_token_id
+        self.absent_D = nn.Parameter(torch.zeros(self.width))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Pooled text ``(B, D)``."""
+        if batch.token_ids_BL is None or batch.token_mask_BL is None or batch.token_ids_BL.shape[1] == 0:
+            return self.absent_D.expand(batch.size, -1)
+        rows_BL = batch.token_ids_BL.new_full((batch.size, self.length), self.pad_id)
+        for row, ids, mask in zip(rows_BL, batch.token_ids_BL, batch.token_mask_BL, strict=True):
+            kept = ids[mask.bool()][: self.length]
+            row[: len(kept)] = kept
+        pooled_BD = self.encoder(input_ids=rows_BL).pooler_output
+        return or_absent(pooled_BD, batch.token_mask_BL.any(dim=1), self.absent_D)
+
+
 class TextTower(nn.Module):
     """A bidirectional encoder, averaged over the tokens."""
 
@@ -79,13 +103,14 @@ class MultiTower(nn.Module):
     def __init__(self, config: MultiTowerConfig) -> None:
         super().__init__()
         self.config = config
-        towers: dict[Modality, VisionTower | AudioTower | TextTower] = {}
+        towers: dict[Modality, VisionTower | AudioTower | TextTower | SiglipTextTower] = {}
         if config.vision is not None:
             towers["vision"] = VisionTower(config.vision)
         if config.audio is not None:
             towers["audio"] = AudioTower(config.audio)
         if config.text is not None:
-            towers["text"] = TextTower(config.text)
+            siglip = config.text["model_type"] == "siglip_text_model"
+            towers["text"] = SiglipTextTower(config.text) if siglip else TextTower(config.text)
         self.towers = nn.ModuleDict({str(name): tower for name, tower in towers.items()})
         self.width = sum(tower.width for tower in towers.values())
         self.head = IssueHeads(self.width, len(config.issues))
@@ -115,8 +140,8 @@ class MultiTower(nn.Module):
     ) -> Self:
         """Towers by hub id or local folder; the last layer is new and must be trained."""
         towers = {
-            "vision": None if vision is None else tower_model(vision),
-            "text": None if text is None else tower_model(text),
+            "vision": None if vision is None else tower_model(vision, "pixel_values"),
+            "text": None if text is None else tower_model(text, "input_ids"),
             "audio": None if audio is None else audio_encoder(audio),
         }
         configs = {name: None if tower is None else tower.config.to_dict() for name, tower in towers.items()}

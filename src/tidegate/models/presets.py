@@ -49,8 +49,9 @@ class TowerParts:
 
     def load(self, name: str, issue: str, device: str, batch_size: int) -> ClassifierStage:
         """The stage, with a new last layer."""
-        parts = {"vision": self.vision, "text": self.text, "audio": self.audio}
-        composed = compose_towers(issue=issue, num_frames=self.num_frames, **parts)
+        composed = compose_towers(
+            issue=issue, num_frames=self.num_frames, vision=self.vision, text=self.text, audio=self.audio
+        )
         return _composed(name, *composed, device=device, batch_size=batch_size)
 
 

@@ -1,8 +1,8 @@
 """``ClipProcessor``: a clip becomes tensors. It is saved with, and loaded from, the checkpoint whose model it feeds.
 
 Enters: ``Clip``. Leaves: ``ClipFeatures`` (one clip, numpy, cacheable) and ``Batch`` (torch). Prompt of the
-language model: prefix, the frames' placeholder tokens and a newline token, one line a text, suffix; padded on the
-left so that the last position of every row is the suffix's last token (arXiv 2412.10435, section 3.1.2).
+language model: prefix, the frames' placeholder tokens and a newline token, middle, one line a text, suffix; padded
+on the left so that the last position of every row is the suffix's last token (arXiv 2412.10435, section 3.1.2).
 
 Shape legend: see ``batch``.
 """
@@ -24,7 +24,7 @@ from tidegate.models.batch import Batch, ClipFeatures
 from tidegate.models.configs import ProcessorConfig
 from tidegate.models.frames import normalise, resize_frames
 from tidegate.models.logmel import log_mel, num_mel_frames
-from tidegate.models.tokens import encode_texts, special_token_id
+from tidegate.models.tokens import encode_texts, literal_tokenizer, special_token_id
 from tidegate.types import Clip, ClipRequest
 
 __all__ = ["ClipProcessor"]
@@ -38,7 +38,9 @@ class ClipProcessor:
             raise ConfigError("expected a tokenizer for a model that reads text, got none")
         self.config = config
         self.tokenizer = tokenizer
+        self._literal = None if tokenizer is None else literal_tokenizer(tokenizer)
         self._prefix = self._encode(config.prompt_prefix)
+        self._middle = self._encode(config.prompt_middle)
         self._suffix = self._encode(config.prompt_suffix)
         self._pad_id = 0 if tokenizer is None else special_token_id(tokenizer, config.pad_token)
         self._video_id = (
@@ -53,7 +55,8 @@ class ClipProcessor:
     @property
     def fingerprint(self) -> str:
         """Changes whenever the features of some clip may change: the key of feature caches."""
-        settings = json.dumps(dataclasses.asdict(self.config), sort_keys=True)
+        values = {key: value for key, value in dataclasses.asdict(self.config).items() if key != "prompt_middle"}
+        settings = json.dumps(values, sort_keys=True)
         vocabulary = "" if self.tokenizer is None else self.tokenizer.to_str()
         return hashlib.sha256(f"{settings}\n{vocabulary}".encode()).hexdigest()[:16]
 
@@ -73,8 +76,8 @@ class ClipProcessor:
         config, missing = self.config, tuple(name for name in clip.missing if name in self.config.modalities)
         frames = clip.frames if "vision" in config.modalities and "vision" not in missing else None
         token_ids, dropped = (
-            encode_texts(self.tokenizer, clip.texts, config.max_text_tokens)
-            if self.tokenizer is not None and "text" in config.modalities
+            encode_texts(self._literal, clip.texts, config.max_text_tokens)
+            if self._literal is not None and "text" in config.modalities
             else ([], 0)
         )
         return ClipFeatures(
@@ -83,7 +86,7 @@ class ClipProcessor:
             num_mel_frames=0
             if mel_MF is None or clip.audio is None
             else num_mel_frames(len(clip.audio.samples), config.audio_seconds),
-            token_ids=np.asarray(token_ids, dtype=np.int64),
+            token_ids=np.asarray([token for token in token_ids if token != self._video_id], dtype=np.int64),
             missing=missing,
             truncated_tokens=dropped,
         )
@@ -134,7 +137,7 @@ class ClipProcessor:
             return [*self._prefix, *text, *self._suffix] if text else []
         frames = 0 if item.frames_THWC is None else len(item.frames_THWC)
         placeholders = frames * self.config.video_tokens_per_frame + (1 if frames else 0)
-        return [*self._prefix, *[self._video_id] * placeholders, *text, *self._suffix]
+        return [*self._prefix, *[self._video_id] * placeholders, *self._middle, *text, *self._suffix]
 
     def save_json(self) -> dict[str, object]:
         """Content of ``preprocessor_config.json``."""

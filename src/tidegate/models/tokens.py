@@ -6,6 +6,7 @@ encode every Unicode text, so nothing is lost to unknown tokens (Sennrich et al.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -13,7 +14,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tidegate.errors import CheckpointError
 from tidegate.types import TextSpan
 
-__all__ = ["build_tokenizer", "encode_texts", "prompt_lines", "special_token_id"]
+__all__ = [
+    "build_tokenizer",
+    "encode_texts",
+    "highest_token_id",
+    "literal_tokenizer",
+    "parse_tokenizer",
+    "prompt_lines",
+    "special_token_id",
+]
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<video>")
 _LEAST_IMPORTANT_FIRST = ("chat", "transcript", "ocr", "sticker", "title")
@@ -34,6 +43,33 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[TextSpan], max_tokens: in
     token_ids = list(tokenizer.encode(prompt_lines(texts), add_special_tokens=False).ids)
     dropped = max(0, len(token_ids) - max_tokens)
     return token_ids[dropped:], dropped
+
+
+def literal_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer of the same vocabulary that reads special tokens in a text as the letters they are written with.
+
+    Titles come from strangers: one that holds ``<video>`` or an end-of-turn token must not become that token.
+    """
+    literal = Tokenizer.from_str(tokenizer.to_str())
+    literal.encode_special_tokens = True
+    return literal
+
+
+def parse_tokenizer(text: str, where: str) -> Tokenizer:
+    """A tokenizer out of the content of ``tokenizer.json``; ``where`` names the file in errors."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"expected JSON in {where}, found: {error}") from error
+    if not isinstance(values, dict) or not {"model", "added_tokens", "pre_tokenizer"} <= set(values):
+        found = sorted(values) if isinstance(values, dict) else type(values).__name__
+        raise CheckpointError(f"expected a tokenizer in {where}, found the keys {found}")
+    return Tokenizer.from_str(text)
+
+
+def highest_token_id(tokenizer: Tokenizer) -> int:
+    """The largest id that the tokenizer can give."""
+    return max(tokenizer.get_vocab().values(), default=-1)
 
 
 def special_token_id(tokenizer: Tokenizer, token: str) -> int:
