@@ -81,10 +81,10 @@ class Blend:
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], prefix: str, classes: tuple[str, ...]) -> Blend:
         """Inverse of ``arrays``."""
         names = ("mean_F", "scale_F", "weight_FK", "bias_K", "cut_M", "value_MK")
-        floats = {name: arrays[f"{prefix}.{name}"].astype(np.float64) for name in names}
-        whole = {name: arrays[f"{prefix}.{name}"].astype(np.int64)
-                 for name in ("roots_T", "left_M", "right_M", "feature_M")}
-        return cls(classes=classes, **floats, **whole, temperature=float(arrays[f"{prefix}.temperature"][0]))
+        parts: dict[str, Any] = {name: arrays[f"{prefix}.{name}"].astype(np.float64) for name in names}
+        for name in ("roots_T", "left_M", "right_M", "feature_M"):
+            parts[name] = arrays[f"{prefix}.{name}"].astype(np.int64)
+        return cls(classes=classes, **parts, temperature=float(arrays[f"{prefix}.temperature"][0]))
 
 
 def _softmax(logs: Floats) -> Floats:

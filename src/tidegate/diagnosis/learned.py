@@ -122,7 +122,8 @@ def fit(runs: Sequence[PlantedRun], *, seed: int = 0, max_errors: int = 60, note
     groups = np.unique([run.group for run in runs], return_inverse=True)[1].astype(np.int64)
     seen = [observe(run.table) for run in runs]
     ruled = [classify(one) for one in seen]
-    rows = np.asarray([run_features(run.table, one, ruling) for run, one, ruling in zip(runs, seen, ruled, strict=True)])
+    triples = list(zip(runs, seen, ruled, strict=True))
+    rows = np.asarray([run_features(run.table, one, ruling) for run, one, ruling in triples])
     run_model, held_out = fit_blend(rows, np.asarray([run.fault for run in runs]), groups, seed=seed)
     context = np.zeros((len(runs), len(ranked_names())))
     context[:, [ranked_names().index(name) for name in run_model.classes]] = held_out
@@ -130,7 +131,7 @@ def fit(runs: Sequence[PlantedRun], *, seed: int = 0, max_errors: int = 60, note
     parts: list[Floats] = []
     targets: list[str] = []
     owners: list[int] = []
-    for number, (run, one, ruling) in enumerate(zip(runs, seen, ruled, strict=True)):
+    for number, (run, one, ruling) in enumerate(triples):
         kept = rng.permutation(len(one.rows))[:max_errors]
         features = item_features(run.table, one, log_ratios(one), ruling, context[number])
         parts.append(features[kept])

@@ -42,7 +42,7 @@ def implied_miss_cost(table: ProbeTable, *, share: float = 0.15) -> float:
 
 def cross_fitted(
     table: ProbeTable, column: Strings | None, *, scores: Floats | None = None, miss_cost: float | None = None,
-    min_items: int = 20, min_z: float = 1.5,
+    min_items: int = 20, min_z: float = 1.5, weights: Floats | None = None,
 ) -> Floats:
     """Thresholds per value of ``column`` (None: one for all), each fitted without the item's own fold.
 
@@ -51,6 +51,7 @@ def cross_fitted(
     """
     values = np.zeros(len(table), dtype=np.int64) if column is None else np.unique(column, return_inverse=True)[1]
     given = table.scores if scores is None else scores
+    weight = np.ones(len(table)) if weights is None else weights
     cost = implied_miss_cost(table) if miss_cost is None else miss_cost
     folds = folds_of(table.sources)
     fitted = table.thresholds.copy()
@@ -63,7 +64,8 @@ def cross_fitted(
         for fold in np.unique(folds[inside]):
             others = inside & (folds != fold)
             if others.sum() >= min_items * 0.75:
-                moved = _best(given[others], table.labels[others], table.thresholds[others], cost, min_z)
+                moved = _best(given[others], table.labels[others], table.thresholds[others], weight[others],
+                              miss_cost=cost, min_z=min_z)
                 if moved is not None:
                     fitted[inside & (folds == fold)] = moved
     return fitted
@@ -74,25 +76,26 @@ def _rarer(labels: Ints) -> int:
     return int(min(labels.sum(), len(labels) - labels.sum()))
 
 
-def _best(scores: Floats, labels: Ints, thresholds: Floats, miss_cost: float, min_z: float) -> float | None:
+def _best(scores: Floats, labels: Ints, thresholds: Floats, weights: Floats, *, miss_cost: float,
+          min_z: float) -> float | None:
     """The threshold of least cost, the nearest to the present one among equals; None if it saves too little."""
     order = np.argsort(-scores, kind="stable")
-    ranked, truth = scores[order], labels[order]
+    ranked, truth, weight = scores[order], labels[order] * weights[order], weights[order]
     last = np.append(ranked[1:] != ranked[:-1], True)
     distinct, total = ranked[last], float(truth.sum())
     points = np.concatenate([[np.nextafter(distinct[0], np.inf)], (distinct[:-1] + distinct[1:]) / 2, distinct[-1:]])
-    flagged = np.concatenate([[0], np.arange(1, len(ranked) + 1)[last]])
+    flagged = np.concatenate([[0], np.cumsum(weight)[last]])
     caught = np.concatenate([[0], np.cumsum(truth)[last]])
     costs = (total - caught) * miss_cost + (flagged - caught)
     now = float(np.median(thresholds))
     flags = scores >= thresholds
-    present = float((((labels == 1) & ~flags) * miss_cost + ((labels == 0) & flags)).sum())
+    present = float(((((labels == 1) & ~flags) * miss_cost + ((labels == 0) & flags)) * weights).sum())
     best = np.flatnonzero(costs <= costs.min() + 1e-9)
     chosen = int(best[np.argmin(np.abs(points[best] - now))])
-    changed = int(((scores >= points[chosen]) != flags).sum())
+    changed = float((weights * ((scores >= points[chosen]) != flags)).sum())
     saved = present - float(costs[chosen])
     enough = saved > max(1.0, min_z * np.sqrt(changed * max(1.0, miss_cost)))
-    return float(points[chosen]) if changed and enough else None
+    return float(points[chosen]) if changed > 0 and enough else None
 
 
 def best_slice_thresholds(table: ProbeTable, *, max_values: int = 150) -> tuple[str, Floats]:
