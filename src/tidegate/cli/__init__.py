@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from tidegate.cli import bench, calibrate, corpus, demo, evaluate, explain, pipeline, probe, scan, train, version
+from tidegate.cli import bench, calibrate, corpus, demo, evaluate, explain, pipeline, probe, reproduce, scan, train, version
 
 __all__ = ["app", "main"]
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (scan, demo, probe, corpus, train, evaluate, calibrate, pipeline, explain, bench, version):
+for verb in (scan, demo, probe, corpus, train, evaluate, calibrate, pipeline, explain, bench, reproduce, version):
     verb.register(app)
 
 

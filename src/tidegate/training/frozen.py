@@ -10,9 +10,11 @@ Shape legend: N clips, T frames, P patches of a frame, D features.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,17 @@ from tidegate.models.processor import ClipProcessor
 from tidegate.training.loop import Examples, FitResult, fit
 from tidegate.training.recipes import OptimiserConfig
 
-__all__ = ["FrozenItem", "FrozenProcessor", "FrozenTable", "fit_frozen", "frozen_towers", "run_towers", "thin"]
+__all__ = [
+    "FrozenItem",
+    "FrozenProcessor",
+    "FrozenTable",
+    "fit_frozen",
+    "frozen_towers",
+    "open_frozen",
+    "run_towers",
+    "thin",
+    "write_frozen",
+]
 
 Half = npt.NDArray[np.float16]
 
@@ -64,6 +76,37 @@ class FrozenTable:
             audio_D=self.audio_ND[row] if self.audio_ND is not None and self.has_audio_N[row] else None,
             token_ids=self.token_ids[row],
         )
+
+
+def write_frozen(table: FrozenTable, folder: Path) -> None:
+    """Keep the table in ``folder``, whole or not at all."""
+    fresh = folder.with_name(folder.name + ".part")
+    fresh.mkdir(parents=True, exist_ok=True)
+    for name, array in (("patches", table.patches_NTPD), ("audio", table.audio_ND)):
+        if array is not None:
+            np.save(fresh / f"{name}.npy", array)
+    np.savez(
+        fresh / "columns.npz",
+        video_ids=np.asarray(table.video_ids),
+        num_frames=table.num_frames_N,
+        has_audio=table.has_audio_N,
+        offsets=np.cumsum([0, *map(len, table.token_ids)]),
+        tokens=np.concatenate([np.zeros(0, np.int64), *table.token_ids]),
+    )
+    os.replace(fresh, folder)
+
+
+def open_frozen(folder: Path) -> FrozenTable:
+    """The table that ``write_frozen`` wrote; patches stay on disk."""
+    columns, patches, audio = np.load(folder / "columns.npz"), folder / "patches.npy", folder / "audio.npy"
+    return FrozenTable(
+        video_ids=tuple(columns["video_ids"].tolist()),
+        patches_NTPD=np.load(patches, mmap_mode="r") if patches.exists() else None,
+        num_frames_N=columns["num_frames"],
+        audio_ND=np.load(audio) if audio.exists() else None,
+        has_audio_N=columns["has_audio"],
+        token_ids=np.split(columns["tokens"], columns["offsets"][1:-1]),
+    )
 
 
 def _vision(model: Model) -> nn.Module | None:
