@@ -98,10 +98,12 @@ def _best(scores: Floats, labels: Ints, thresholds: Floats, weights: Floats, *, 
     return float(points[chosen]) if changed > 0 and enough else None
 
 
-def best_slice_thresholds(table: ProbeTable, *, max_values: int = 150) -> tuple[str, Floats]:
+def best_slice_thresholds(
+    table: ProbeTable, *, max_values: int = 150, with_global: bool = True
+) -> tuple[str, Floats]:
     """(column, thresholds) of the metadata column whose cross-fitted thresholds save most; column "" is one for all."""
     cost = implied_miss_cost(table)
-    candidates: dict[str, Strings | None] = {"": None}
+    candidates: dict[str, Strings | None] = {"": None} if with_global else {}
     candidates |= {name: column for name, column in table.slices.items() if 1 < len(set(column.tolist())) <= max_values}
     fitted = {name: cross_fitted(table, column, miss_cost=cost) for name, column in candidates.items()}
 
@@ -109,5 +111,7 @@ def best_slice_thresholds(table: ProbeTable, *, max_values: int = 150) -> tuple[
         flags = np.nan_to_num(table.scores, nan=-np.inf) >= thresholds
         return float((((table.labels == 1) & ~flags) * cost + ((table.labels == 0) & flags)).sum())
 
+    if not fitted:
+        return "", table.thresholds
     name = min(fitted, key=lambda key: (spent(fitted[key]), key != ""))
     return name, fitted[name]
