@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pytest
 import typer
-from training_samples import small_corpus
+from tensorboard.backend.event_processing import event_accumulator
+from training_samples import seen_and_heard, small_avlm, small_corpus
 from typer.testing import CliRunner
 
 from tidegate.cli import evaluate, train
-from tidegate.models import load_checkpoint, load_stage
+from tidegate.models import Card, load_checkpoint, load_stage, save_checkpoint
+from tidegate.training.loop import score_rows
+from tidegate.training.lora import load_adapter
+from tidegate.training.stage import Progress
+from tidegate.training.tracking import tracked
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +100,59 @@ def test_what_cannot_be_is_refused_before_training(  # noqa: PLR0917
     assert result.exit_code == code
     assert message in result.output
     assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture(scope="module")
+def small_large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of an AVLM with new weights."""
+    model, processor = small_avlm()
+    folder = tmp_path_factory.mktemp("large") / "start"
+    save_checkpoint(model, processor, folder, Card(name="small", issue="icd"))
+    return folder
+
+
+@pytest.mark.parametrize("rank", ["0", "4"])
+def test_fine_tuning_by_lora_writes_the_adapter_and_a_merged_checkpoint(
+    app: typer.Typer, trained: tuple[Path, Path, dict[str, object]], small_large: Path, tmp_path: Path, rank: str
+) -> None:
+    out = tmp_path / "tuned"
+    words = ["train", "avlm", "--data", str(trained[0]), "--out", str(out), "--init", str(small_large)]
+    words += ["--recipe", "lora-avlm", "--lora-rank", rank, "--epochs", "2", "--batch-size", "4"]
+    words += ["--micro-batch-size", "2", "--learning-rate", "0.01", "--track", "tensorboard", "--live"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "decoded while training, without a cache" in result.output.replace("\n", " ")
+    tuned, processor, card = load_checkpoint(out)
+    assert card.recipe["adapter"] == {"rank": int(rank), "alpha": 2 * int(rank), "dropout": 0.0}
+    assert not any("lora" in name for name in tuned.state_dict())
+    start, _, _ = load_checkpoint(small_large)
+    again = load_adapter(start, out.with_name("tuned-adapter")).model  # type: ignore[arg-type]
+    table = seen_and_heard(6, 3).table
+    np.testing.assert_allclose(
+        score_rows(tuned, processor, table, range(6)), score_rows(again, processor, table, range(6)), atol=1e-6
+    )
+    curves = event_accumulator.EventAccumulator(str(tmp_path / "tuned.curves"))
+    curves.Reload()
+    assert {"train/loss", "epoch/validation_ap"} <= set(curves.Tags()["scalars"])
+    assert len(curves.Scalars("epoch/loss")) == 2
+
+
+def test_mlflow_keeps_the_curves_of_a_run(tmp_path: Path) -> None:
+    where = str(tmp_path / "runs")
+    with tracked(Progress(), "mlflow", where, {"seed": 3}) as progress:
+        assert progress.on_step is not None
+        assert progress.on_epoch is not None
+        progress.on_step(1, 2, 0.5)
+        progress.on_epoch({"epoch": 0.0, "loss": 0.4})
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert run.data.metrics == {"train/loss": 0.5, "epoch/loss": 0.4}
+    assert run.data.params == {"seed": "3"}
+
+
+def test_recipe_that_starts_from_weights_is_refused_without(
+    app: typer.Typer, trained: tuple[Path, Path, dict[str, object]], tmp_path: Path
+) -> None:
+    words = ["train", "avlm", "--data", str(trained[0]), "--out", str(tmp_path / "x"), "--recipe", "lora-avlm"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert "published weights" in result.output

@@ -109,4 +109,4 @@ def test_recipe_trains_on_unlabelled_videos_of_a_teacher_and_the_card_says_so(ta
 def test_teacher_of_another_issue_is_refused(taught: tuple[Path, Path]) -> None:
     data, teacher = taught
     with pytest.raises(CheckpointError, match="'ucc'"):
-        teacher_log_odds(teacher, read_manifest(data).entries, "ucc", data.parent / "cache")
+        teacher_log_odds(teacher, read_manifest(data).entries, ("ucc",), data.parent / "cache")

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tidegate.corpus.manifest import Entry, Manifest, write_manifest
 from tidegate.media import encode_video
+from tidegate.models.avlm import Avlm
 from tidegate.models.batch import ClipFeatures
-from tidegate.models.configs import MultiTowerConfig, ProcessorConfig
+from tidegate.models.configs import AvlmConfig, MultiTowerConfig, ProcessorConfig
+from tidegate.models.processor import ClipProcessor
+from tidegate.models.tokens import build_tokenizer
 from tidegate.training.loop import Examples
 from tidegate.types import AudioChunk, TextSpan
 
@@ -83,3 +87,86 @@ def small_corpus(folder: Path, count: int = 18, *, broken: bool = False) -> Path
     manifest = folder / "manifest.csv"
     write_manifest(Manifest(entries=tuple(entries)), manifest)
     return manifest
+
+
+AVLM = AvlmConfig(
+    issue="icd",
+    vision_language={
+        "model_type": "llava_onevision",
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 16,
+            "vision_use_head": False,
+        },
+        "text_config": {
+            "model_type": "qwen2",
+            "vocab_size": 300,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "pad_token_id": 0,
+        },
+        "image_token_index": 3,
+        "video_token_index": 3,
+    },
+    audio={
+        "model_type": "whisper",
+        "d_model": 16,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "num_mel_bins": 16,
+        "max_source_positions": 50,
+        "vocab_size": 4,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 3,
+        "decoder_layers": 1,
+        "decoder_attention_heads": 1,
+        "decoder_ffn_dim": 4,
+    },
+)
+AVLM_PROCESSOR = ProcessorConfig(
+    modalities=("vision", "audio", "text"),
+    num_frames=2,
+    image_size=32,
+    audio_seconds=1,
+    num_mel_bins=16,
+    video_tokens_per_frame=1,
+    max_text_tokens=16,
+    prompt_suffix="</s>",
+)
+
+
+def small_avlm(config: AvlmConfig = AVLM, seed: int = 0) -> tuple[Avlm, ClipProcessor]:
+    """A model of the published classes with new weights, and its processor."""
+    tokenizer = build_tokenizer(["good morning", "wait and see"], 300)
+    torch.manual_seed(seed)
+    return Avlm(config), ClipProcessor(AVLM_PROCESSOR, tokenizer)
+
+
+def seen_and_heard(count: int, seed: int, *, issues: int = 1) -> Examples:
+    """Clips with frames, sound and text; violating ones are bright. Labels of more issues are often missing."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    items = [
+        ClipFeatures(
+            frames_THWC=(rng.integers(0, 100, (2, 32, 32, 3)) + 120 * label).astype(np.uint8),
+            mel_MF=rng.standard_normal((16, 100)).astype(np.float32),
+            num_mel_frames=int(rng.integers(20, 100)),
+            token_ids=rng.integers(4, 250, int(rng.integers(1, 6))),
+        )
+        for label in labels
+    ]
+    more = rng.integers(-1, 2, (count, issues - 1))
+    columns = np.column_stack([labels, more]).astype(np.int64)
+    table = ListTable(tuple(f"c{seed}-{number}" for number in range(count)), tuple(items))
+    return Examples(table=table, rows=np.arange(count), labels=columns[:, 0] if issues == 1 else columns)

@@ -12,31 +12,93 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tidegate.training.stage import TrainResult
+    from tidegate.training.recipes import TrainRecipe
+    from tidegate.training.stage import PublishedParts, TrainResult
 
 __all__ = ["register"]
 
 
-class Model(StrEnum):
-    """Which stage of a cascade to train."""
+class Selection(StrEnum):
+    """Which validation figure chooses the best epoch."""
 
-    base = "base"
-    avlm = "avlm"
+    average_precision = "average-precision"
+    recall_at_precision = "recall-at-precision"
+
+
+class Arithmetic(StrEnum):
+    """Arithmetic of the forward pass."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Strategy(StrEnum):
+    """How several processes share one training run."""
+
+    none = "none"
+    fsdp = "fsdp"
+    deepspeed = "deepspeed"
+
+
+class TrackerName(StrEnum):
+    """Where training curves go."""
+
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
 
 
 def _train(  # noqa: PLR0917 - one parameter an option
-    model: Annotated[Model, typer.Argument(help="base: the cheap first stage; avlm: the large one.")],
+    context: typer.Context,
     data: Annotated[Path, typer.Option(help="Manifest (Parquet or CSV) with splits train, validation, test.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
     init: Annotated[Path | None, typer.Option(help="Checkpoint folder to start from.")] = None,
+    vl: Annotated[str | None, typer.Option(help="LLaVA-OneVision to start from, hub id or folder: avlm only.")] = None,
+    audio_encoder: Annotated[str | None, typer.Option(help="Whisper to start from, with --vl.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames of a video, with --vl.")] = 8,
     teacher: Annotated[
         Path | None, typer.Option(help="Checkpoint folder whose soft scores to follow; training videos need no label.")
     ] = None,
-    issue: Annotated[str, typer.Option(help="Label to learn, e.g. icd, ucc.")] = "icd",
-    recipe: Annotated[str | None, typer.Option(help="Recipe; tiny-base or tiny-avlm by default.")] = None,
+    issue: Annotated[list[str] | None, typer.Option(help="Label to learn, icd by default; may repeat.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="tiny-base, tiny-avlm or lora-avlm; tiny by default, lora-avlm with --vl.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split; the recipe's by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Clips of one optimiser step, over all processes.")] = None,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(help="Clips of one forward pass; gradients are accumulated over the step.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate; the recipe's by default.")] = None,
+    positive_weight: Annotated[float | None, typer.Option(help="Loss weight of a violating clip.")] = None,
+    lora_rank: Annotated[
+        int | None, typer.Option(help="LoRA on the language model; 0 trains the head alone. None: all is trained.")
+    ] = None,
+    lora_alpha: Annotated[int | None, typer.Option(help="Scale of LoRA; twice the rank by default.")] = None,
+    lora_dropout: Annotated[float, typer.Option(help="Dropout before LoRA's matrices.")] = 0.0,
+    freeze_towers: Annotated[
+        bool | None,
+        typer.Option("--freeze-towers/--train-towers", help="Vision and audio towers; as the recipe by default."),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option(help="Recompute activations: less memory, slower steps.")
+    ] = None,
+    select_on: Annotated[
+        Selection | None, typer.Option(help="Validation figure that chooses the epoch and stops early.")
+    ] = None,
+    select_precision: Annotated[float | None, typer.Option(help="The precision of recall-at-precision.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without improvement before it stops.")] = None,
+    precision: Annotated[Arithmetic | None, typer.Option(help="auto: bfloat16 on a GPU that has it.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    strategy: Annotated[
+        Strategy, typer.Option(help="Under torchrun: how the processes share the run.")
+    ] = Strategy.none,
+    track: Annotated[TrackerName | None, typer.Option(help="Training curves.")] = None,
+    track_to: Annotated[
+        str | None, typer.Option(help="TensorBoard's folder or MLflow's address; beside --out by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
     cache: Annotated[Path | None, typer.Option(help="Feature cache; beside --out by default.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Decode while training instead of caching features.")] = False,
     workers: Annotated[int, typer.Option(help="Decoding processes.")] = 2,
     threads: Annotated[int | None, typer.Option(help="Processor threads of torch; its own choice by default.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16.")] = False,
@@ -47,35 +109,79 @@ def _train(  # noqa: PLR0917 - one parameter an option
 
     from tidegate.errors import TidegateError, UsageError
     from tidegate.training.console import console_progress
-    from tidegate.training.recipes import recipe as find_recipe
-    from tidegate.training.recipes import with_epochs
+    from tidegate.training.launch import engine_of
+    from tidegate.training.recipes import customised
     from tidegate.training.stage import train_stage
+    from tidegate.training.tracking import tracked
 
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        chosen = with_epochs(find_recipe(recipe or f"tiny-{model.value}", issue), epochs)
-        with console_progress() as progress:
+        chosen = customised(
+            recipe or ("lora-avlm" if vl is not None else f"tiny-{context.info_name}"),
+            tuple(issue or ("icd",)),
+            lora=(lora_rank, lora_alpha, lora_dropout),
+            train_towers=None if freeze_towers is None else not freeze_towers,
+            gradient_checkpointing=gradient_checkpointing,
+            epochs=epochs,
+            batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
+            learning_rate=learning_rate,
+            positive_weight=positive_weight,
+            select_on=None if select_on is None else select_on.value.replace("-", "_"),
+            select_precision=select_precision,
+            patience=patience,
+            precision=None if precision is None else precision.value,
+        )
+        where = track_to or _default_place(track, out)
+        with (
+            console_progress() as progress,
+            engine_of(strategy.value, device) as engine,
+            tracked(
+                progress,
+                track if engine.shard.rank == 0 else None,
+                where,
+                {"recipe": chosen.name, "seed": seed, "out": out},
+            ) as reported,
+        ):
             result = train_stage(
                 data,
                 out,
                 chosen,
                 init=init,
+                parts=_parts(vl, audio_encoder, frames),
                 teacher=teacher,
                 seed=seed,
                 cache=cache,
                 workers=workers,
+                live=live,
                 half=half,
                 command="tidegate " + shlex.join(sys.argv[1:]),
-                progress=progress,
+                progress=reported,
+                engine=engine,
             )
+            first = engine.shard.rank == 0
     except TidegateError as error:
         typer.echo(f"{error.code}: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
-    _print(result, as_json)
+    if first:
+        _print(result, chosen, as_json)
 
 
-def _print(result: TrainResult, as_json: bool) -> None:
+def _parts(vl: str | None, audio_encoder: str | None, frames: int) -> PublishedParts | None:
+    from tidegate.errors import ConfigError
+    from tidegate.training.stage import PublishedParts
+
+    if vl is None and audio_encoder is not None:
+        raise ConfigError("expected --vl with --audio-encoder, got none")
+    return None if vl is None else PublishedParts(vl=vl, audio=audio_encoder, num_frames=frames)
+
+
+def _default_place(track: TrackerName | None, out: Path) -> str:
+    return str(out.absolute().with_name(out.name + (".mlflow" if track is TrackerName.mlflow else ".curves")))
+
+
+def _print(result: TrainResult, recipe: TrainRecipe, as_json: bool) -> None:
     if as_json:
         values = {
             "checkpoint": str(result.folder),
@@ -85,15 +191,22 @@ def _print(result: TrainResult, as_json: bool) -> None:
             "failed": len(result.failed),
             "history": list(result.fit.history),
             "test": result.test.to_dict(),
+            "more": {issue: report.to_dict() for issue, report in result.more.items()},
         }
         typer.echo(json.dumps(values))
         return
     from tidegate.training.console import print_reports
 
-    print_reports([result.test])
+    for issue, report in {recipe.model.issue: result.test, **result.more}.items():
+        if result.more:
+            typer.echo(f"issue {issue}:")
+        print_reports([report])
     typer.echo(f"checkpoint: {result.folder}")
 
 
 def register(app: typer.Typer) -> None:
     """Add this verb to the command line."""
-    app.command("train")(_train)
+    stages = typer.Typer(help="Train a stage of the cascade.", no_args_is_help=True)
+    stages.command("base", help="The cheap first stage.")(_train)
+    stages.command("avlm", help="The large stage, whole or by LoRA.")(_train)
+    app.add_typer(stages, name="train")

@@ -37,25 +37,38 @@ def log_odds(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def teacher_log_odds(
     teacher: Path,
     entries: Sequence[Entry],
-    issue: str,
+    issues: tuple[str, ...],
     cache: Path,
     *,
     workers: int = 2,
     progress: Progress | None = None,
-) -> tuple[dict[str, float], FeatureTable]:
-    """The teacher's log-odds of a violation of ``issue`` by video id, and the features it read; labels play no part.
+) -> tuple[dict[str, npt.NDArray[np.float64]], FeatureTable]:
+    """The teacher's log-odds of a violation of each issue ``(I,)`` by video id, and the features it read.
 
-    A teacher of another issue is a ``CheckpointError``. Videos that do not decode are not among the results.
+    Labels play no part. An issue that the teacher does not score is NaN; one that scores none of them is a
+    ``CheckpointError``. Videos that do not decode are not among the results.
     """
     model, processor, _ = load_checkpoint(teacher)
-    if model.config.issue != issue:
-        raise CheckpointError(f"expected a teacher of issue {issue!r} in {teacher}, found {model.config.issue!r}")
+    known = model.config.issues
+    if not set(issues) & set(known):
+        raise CheckpointError(f"expected a teacher of one of {list(issues)} in {teacher}, found {list(known)}")
     table = load_features(entries, processor, cache, workers=workers, progress=progress)
-    odds = log_odds(score_rows(model, processor, table, range(len(table))))
-    return dict(zip(table.video_ids, odds.tolist(), strict=True)), table
+    scores = score_rows(model, processor, table, range(len(table))).reshape(len(table), -1)
+    odds = np.full((len(table), len(issues)), np.nan)
+    for place, issue in enumerate(issues):
+        if issue in known:
+            odds[:, place] = log_odds(scores[:, known.index(issue)])
+    return dict(zip(table.video_ids, odds, strict=True)), table
 
 
-def distilled(examples: Examples, odds: Mapping[str, float]) -> Examples:
-    """The examples with the teacher's log-odds as soft targets; NaN for a video that the teacher has not scored."""
+def distilled(examples: Examples, odds: Mapping[str, npt.ArrayLike]) -> Examples:
+    """The examples with the teacher's log-odds as soft targets; NaN for a video that the teacher has not scored.
+
+    ``odds``: by video id, a number, or ``(I,)`` of several issues.
+    """
     videos = [examples.table.video_ids[int(row)] for row in examples.rows]
-    return replace(examples, soft=np.asarray([odds.get(video_id, np.nan) for video_id in videos], dtype=np.float64))
+    silent = np.full(examples.labels.shape[1:], np.nan)
+    soft = [
+        np.asarray(odds[video], dtype=np.float64).reshape(silent.shape) if video in odds else silent for video in videos
+    ]
+    return replace(examples, soft=np.asarray(soft, dtype=np.float64))

@@ -37,6 +37,11 @@ class Engine(Protocol):
         """Where the model lies."""
         ...
 
+    @property
+    def resumable(self) -> bool:
+        """Whether it has a ``full_state``."""
+        ...
+
     def prepare(self, objective: Objective, make: MakeOptimiser, config: OptimiserConfig) -> None:
         """Take the objective over; once, before the first step."""
         ...
@@ -89,6 +94,8 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
 
 class OneProcess:
     """Plain PyTorch on one device."""
+
+    resumable = True
 
     def __init__(self, device: str = "cpu") -> None:
         if device.startswith("cuda") and not torch.cuda.is_available():

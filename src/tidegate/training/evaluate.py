@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from tidegate.cascade.routing import PrecisionRule
 from tidegate.corpus.manifest import Entry, Manifest, read_manifest
-from tidegate.errors import ManifestError
+from tidegate.errors import CheckpointError, ManifestError
 from tidegate.evaluation import (
     Interval,
     average_precision,
@@ -119,18 +119,23 @@ def score_manifest(
     checkpoint: Path,
     cache: Path,
     *,
+    issue: str | None = None,
     workers: int = 2,
     progress: Progress | None = None,
 ) -> ScoredSplit:
-    """Scores of a checkpoint for labelled entries."""
+    """Scores of a checkpoint for entries labelled for ``issue``; None: the checkpoint's first issue."""
     model, processor, _ = load_checkpoint(checkpoint)
+    issues = model.config.issues
+    wanted = issue or issues[0]
+    if wanted not in issues:
+        raise CheckpointError(f"expected a checkpoint of issue {wanted!r} in {checkpoint}, found {list(issues)}")
     table = load_features(entries, processor, cache, workers=workers, progress=progress)
     entry_of = {entry.video_id: entry for entry in entries}
     kept = [entry_of[video_id] for video_id in table.video_ids]
     return ScoredSplit(
         video_ids=table.video_ids,
-        labels=np.asarray([entry.labels[model.config.issue] for entry in kept], dtype=np.int64),
-        scores=score_rows(model, processor, table, range(len(table))),
+        labels=np.asarray([entry.labels[wanted] for entry in kept], dtype=np.int64),
+        scores=score_rows(model, processor, table, range(len(table))).reshape(len(table), -1)[:, issues.index(wanted)],
         sources=tuple(entry.source_id or entry.video_id for entry in kept),
         failed=table.failed,
     )

@@ -31,7 +31,15 @@ from tidegate.models.batch import ClipFeatures
 from tidegate.models.processor import ClipProcessor
 from tidegate.types import Modality
 
-__all__ = ["CODE_VERSION", "FailedVideo", "FeatureTable", "load_features", "open_table", "write_table"]
+__all__ = [
+    "CODE_VERSION",
+    "FailedVideo",
+    "FeatureTable",
+    "decode_one",
+    "load_features",
+    "open_table",
+    "write_table",
+]
 
 CODE_VERSION = "features-1"
 _MODALITIES: tuple[Modality, ...] = ("vision", "audio", "text")
@@ -166,22 +174,23 @@ def _decoded(
     with DecoderPool(workers=workers, limits=limits) as pool, ThreadPoolExecutor(workers) as threads:
 
         def one(entry: Entry) -> ClipFeatures | FailedVideo:
-            try:
-                _, clip = pool.read_clip(
-                    entry.path,
-                    processor.request,
-                    video_id=entry.video_id,
-                    texts=entry.texts,
-                    context=entry.context,
-                )
-            except MediaError as error:
-                return FailedVideo(video_id=entry.video_id, code=error.code, reason=str(error))
-            return processor.features([clip])[0]
+            return decode_one(pool, entry, processor)
 
         window = 8 * workers
         for start in range(0, len(entries), window):
             part = entries[start : start + window]
             yield from zip(part, threads.map(one, part), strict=True)
+
+
+def decode_one(pool: DecoderPool, entry: Entry, processor: ClipProcessor) -> ClipFeatures | FailedVideo:
+    """Features of one video, or why there are none."""
+    try:
+        _, clip = pool.read_clip(
+            entry.path, processor.request, video_id=entry.video_id, texts=entry.texts, context=entry.context
+        )
+    except MediaError as error:
+        return FailedVideo(video_id=entry.video_id, code=error.code, reason=str(error))
+    return processor.features([clip])[0]
 
 
 def _store(video_id: str, item: ClipFeatures, arrays: dict[str, Any], columns: dict[str, list[Any]]) -> None:

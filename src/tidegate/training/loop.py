@@ -25,7 +25,7 @@ from tidegate.errors import ModelError
 from tidegate.evaluation import average_precision, confusion_at, roc_auc, threshold_at_precision
 from tidegate.models.build import Model
 from tidegate.models.processor import ClipProcessor
-from tidegate.models.scoring import score_features
+from tidegate.models.scoring import issue_probabilities
 from tidegate.training.engine import Engine, OneProcess, autocast, trained_state
 from tidegate.training.examples import Change, Examples, MicroBatch, Table, ahead, prepared_steps, step_rows
 from tidegate.training.losses import MISSING_LABEL, AuxiliaryHeads, class_weights
@@ -103,10 +103,13 @@ def score_rows(
     """Scores of cached clips, in the order of ``rows``: ``(N,)``, or ``(N, I)`` of a model of several issues."""
     model.eval()
     parts = [
-        score_features(model, processor, [table[int(row)] for row in rows[start : start + batch_size]], device=device)
+        issue_probabilities(
+            model, processor, [table[int(row)] for row in rows[start : start + batch_size]], device=device
+        )
         for start in range(0, len(rows), batch_size)
     ]
-    return np.asarray([value for part in parts for value in part], dtype=np.float64)
+    scores_NI = np.asarray([row for part in parts for row in part], dtype=np.float64)
+    return scores_NI[:, 0] if scores_NI.shape[1:] == (1,) else scores_NI
 
 
 def validation_figures(
@@ -213,7 +216,7 @@ def _epoch(run: _Run, session: _Session) -> dict[str, float]:
                 save_run(run, session.engine, session.resume)
     finally:
         prepared.close()  # type: ignore[attr-defined]
-    record = _validate(run, session, epoch, float(np.mean(run.losses)))
+    record = _validate(run, session, epoch, float(np.nanmean(run.losses)))
     run.history.append(record)
     run.losses = []
     return record
@@ -221,6 +224,9 @@ def _epoch(run: _Run, session: _Session) -> dict[str, float]:
 
 def _step(run: _Run, session: _Session, pieces: list[MicroBatch]) -> float:
     engine, config = session.engine, session.config
+    if not pieces and engine.shard.world_size == 1:  # none of its videos decodes: there is nothing to learn from
+        run.step += 1
+        return math.nan
     run.objective.train()
     targets = [piece.targets.to(engine.device) for piece in pieces]
     counted = [run.objective.totals(one) for one in targets]

@@ -22,7 +22,6 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tidegate.errors import CheckpointError, ConfigError, DependencyMissing
 from tidegate.models.avlm import Avlm
@@ -33,7 +32,6 @@ __all__ = [
     "LANGUAGE_LAYERS",
     "Adapted",
     "adapt",
-    "checkpoint_gradients",
     "freeze_towers",
     "load_adapter",
     "merged",
@@ -78,11 +76,13 @@ def freeze_towers(model: Model) -> None:
             parameter.requires_grad_(False)
 
 
-def checkpoint_gradients(model: Model) -> None:
-    """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
-    for part in model.modules():
-        if isinstance(part, PreTrainedModel) and part.supports_gradient_checkpointing:
-            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+def _is_trained(name: str, rank: int, towers: bool) -> bool:
+    """Whether a parameter of an adapted AVLM, by name, is trained outside the adapter."""
+    if name.startswith("head.") or rank == 0:
+        return name.startswith("head.")
+    if name.startswith("vision_language."):
+        return towers and ".language_model." not in name
+    return name.startswith(("audio_projector.", "audio.absent_D")) or (towers and name.startswith("audio."))
 
 
 def adapt(model: Model, config: AdapterConfig, *, towers: bool = False) -> Adapted:
@@ -94,16 +94,7 @@ def adapt(model: Model, config: AdapterConfig, *, towers: bool = False) -> Adapt
     if not isinstance(model, Avlm):
         raise ConfigError(f"expected an AVLM for an adapter on its language model, got {type(model).__name__}")
     for name, parameter in model.named_parameters():
-        kept = name.startswith("head.") or (
-            config.rank > 0
-            and (
-                not name.startswith("vision_language.")
-                if towers
-                else name.startswith(("audio_projector.", "audio.absent"))
-            )
-        )
-        visual = towers and config.rank > 0 and name.startswith("vision_language.") and ".language_model." not in name
-        parameter.requires_grad_(kept or visual)
+        parameter.requires_grad_(parameter.requires_grad and _is_trained(name, config.rank, towers))
     if config.rank == 0:
         return Adapted(model=model, config=config, peft_model=None)
     peft = _peft()

@@ -5,7 +5,7 @@ The tiny models' sizes and schedules were chosen for two processor cores and les
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -18,10 +18,16 @@ __all__ = [
     "AdapterConfig",
     "OptimiserConfig",
     "TrainRecipe",
+    "customised",
+    "lora_avlm",
     "recipe",
     "tiny_avlm",
     "tiny_base",
+    "whisper_encoder",
+    "with_adapter",
     "with_epochs",
+    "with_issues",
+    "with_optimiser",
 ]
 
 
@@ -117,6 +123,8 @@ class TrainRecipe:
     """Changes to training clips."""
     frozen: OptimiserConfig | None = None
     """Schedule of a first part in which an AVLM's towers are frozen; None: there is no such part."""
+    starts_from_weights: bool = False
+    """Whether it makes no sense from random weights; ``model`` then only says which class and issue are wanted."""
     adapter: AdapterConfig | None = None
     """LoRA on an AVLM's language model, whose own weights are then frozen; None: all of it is trained."""
     train_towers: bool = True
@@ -258,7 +266,36 @@ def tiny_avlm(issue: str = "icd") -> TrainRecipe:
     )
 
 
-RECIPES: dict[str, Callable[[str], TrainRecipe]] = {"tiny-base": tiny_base, "tiny-avlm": tiny_avlm}
+def lora_avlm(issue: str = "icd") -> TrainRecipe:
+    """Fine-tuning of published or trained weights: LoRA of rank 32 on the language model, frozen towers."""
+    return replace(
+        tiny_avlm(issue),
+        name="lora-avlm",
+        starts_from_weights=True,
+        frozen=None,
+        auxiliary="none",
+        adapter=AdapterConfig(),
+        train_towers=False,
+        gradient_checkpointing=True,
+        optimiser=OptimiserConfig(
+            epochs=3,
+            batch_size=64,
+            micro_batch_size=4,
+            learning_rate=1e-4,
+            positive_weight=None,
+            label_smoothing=0.0,
+            patience=2,
+            select_on="recall_at_precision",
+            save_every_steps=200,
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[str], TrainRecipe]] = {
+    "tiny-base": tiny_base,
+    "tiny-avlm": tiny_avlm,
+    "lora-avlm": lora_avlm,
+}
 
 
 def recipe(name: str, issue: str = "icd") -> TrainRecipe:
@@ -266,6 +303,49 @@ def recipe(name: str, issue: str = "icd") -> TrainRecipe:
     if name not in RECIPES:
         raise ConfigError(f"expected a recipe among {sorted(RECIPES)}, got {name!r}")
     return RECIPES[name](issue)
+
+
+def with_issues(chosen: TrainRecipe, issues: Sequence[str]) -> TrainRecipe:
+    """The recipe for one or several issues, a head each."""
+    first, *more = issues
+    return replace(chosen, model=replace(chosen.model, issue=first, more_issues=tuple(more)))
+
+
+def with_optimiser(chosen: TrainRecipe, **changes: Any) -> TrainRecipe:
+    """The recipe with other settings of ``OptimiserConfig``; those that are None stay as they are."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    return replace(chosen, optimiser=replace(chosen.optimiser, **given))
+
+
+def with_adapter(chosen: TrainRecipe, rank: int | None, alpha: int | None, dropout: float) -> TrainRecipe:
+    """The recipe with LoRA of that rank; None as ``rank`` leaves it. ``alpha`` is twice the rank by default."""
+    if rank is None:
+        if alpha is not None:
+            raise ConfigError(f"expected a LoRA rank with alpha {alpha}, got none")
+        return chosen
+    adapter = AdapterConfig(rank=rank, alpha=2 * rank if alpha is None else alpha, dropout=dropout)
+    return replace(chosen, adapter=adapter, frozen=None)
+
+
+def customised(
+    name: str,
+    issues: Sequence[str],
+    *,
+    lora: tuple[int | None, int | None, float] = (None, None, 0.0),
+    train_towers: bool | None = None,
+    gradient_checkpointing: bool | None = None,
+    epochs: int | None = None,
+    **optimiser: Any,
+) -> TrainRecipe:
+    """A named recipe with some settings changed: what is None stays as the recipe has it.
+
+    ``lora``: rank, alpha, dropout. ``optimiser``: fields of ``OptimiserConfig``.
+    """
+    chosen = with_adapter(with_issues(recipe(name, issues[0]), issues), *lora)
+    chosen = with_epochs(with_optimiser(chosen, **optimiser), epochs)
+    given = {"train_towers": train_towers, "gradient_checkpointing": gradient_checkpointing}
+    changes: dict[str, Any] = {setting: value for setting, value in given.items() if value is not None}
+    return replace(chosen, **changes)
 
 
 def with_epochs(chosen: TrainRecipe, epochs: int | None) -> TrainRecipe:

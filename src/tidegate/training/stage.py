@@ -10,19 +10,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
-from tidegate.corpus.manifest import Entry, read_manifest
+from tidegate.corpus.manifest import Entry, Manifest, read_manifest
 from tidegate.errors import CheckpointError, ConfigError
 from tidegate.models.avlm import Avlm
 from tidegate.models.build import Model, build_model
 from tidegate.models.card import Card
 from tidegate.models.checkpoint import load_checkpoint, save_checkpoint, save_thresholds
 from tidegate.models.compose import compose_avlm
+from tidegate.models.heads import IssueHeads
 from tidegate.models.processor import ClipProcessor
 from tidegate.models.tokens import build_tokenizer, prompt_lines
 from tidegate.training.augment import augment
@@ -32,13 +36,14 @@ from tidegate.training.evaluate import EvaluationReport, ScoredSplit, entries_of
 from tidegate.training.evidence import evidence_targets
 from tidegate.training.features import FailedVideo, FeatureTable, load_features
 from tidegate.training.frozen import fit_frozen, run_towers
-from tidegate.training.loop import Examples, FitResult, fit, score_rows
-from tidegate.training.lora import Adapted, adapt, checkpoint_gradients, freeze_towers, merged, save_adapter
+from tidegate.training.live import LiveTable
+from tidegate.training.loop import Examples, FitResult, Table, fit, score_rows
+from tidegate.training.lora import Adapted, adapt, freeze_towers, merged, save_adapter
 from tidegate.training.losses import MISSING_LABEL
 from tidegate.training.recipes import TrainRecipe
 from tidegate.training.thresholds import choose_thresholds
 
-__all__ = ["SYNTHETIC_NOTICE", "Progress", "PublishedParts", "TrainResult", "new_model", "train_stage"]
+__all__ = ["SYNTHETIC_NOTICE", "Progress", "PublishedParts", "TrainResult", "for_issues", "new_model", "train_stage"]
 
 SYNTHETIC_NOTICE = "Trained on a synthetic corpus: for demonstration, tests and teaching, not for production."
 
@@ -65,14 +70,15 @@ class TrainResult:
     folder: Path
     fit: FitResult
     test: EvaluationReport
+    """Of the first issue."""
+    more: Mapping[str, EvaluationReport]
+    """Of further issues."""
     failed: tuple[FailedVideo, ...]
     features_from_cache: bool
 
 
 def new_model(recipe: TrainRecipe, train: Sequence[Entry], seed: int) -> tuple[Model, ClipProcessor]:
     """A model with new weights, and its processor with a vocabulary of the training texts."""
-    import torch
-
     texts = [prompt_lines(entry.texts) for entry in train]
     tokenizer = build_tokenizer(texts, recipe.vocab_size) if "text" in recipe.model.modalities else None
     torch.manual_seed(seed)
@@ -97,11 +103,13 @@ def _initial(
     if init is not None and parts is not None:
         raise ConfigError("expected one thing to start from, got a checkpoint and published parts")
     if parts is not None:
-        model, processor, _ = compose_avlm(
+        composed, processor, _ = compose_avlm(
             issue=recipe.model.issue, vl=parts.vl, audio=parts.audio, num_frames=parts.num_frames
         )
-        return model, processor
+        return composed, processor
     if init is None:
+        if recipe.starts_from_weights:
+            raise ConfigError(f"recipe {recipe.name!r}: expected a checkpoint or published weights to start from")
         return new_model(recipe, train, seed)
     loaded, processor, _ = load_checkpoint(init)
     if type(loaded.config) is not type(recipe.model):
@@ -112,23 +120,55 @@ def _initial(
     return loaded, processor
 
 
-def _examples(table: FeatureTable, entries: Sequence[Entry], issue: str, auxiliary: bool) -> Examples:
+def for_issues(model: Model, issues: tuple[str, ...], seed: int) -> bool:
+    """Give the model a head for each of ``issues``; a head it has keeps its weights. Whether any is new."""
+    had = model.config.issues
+    if had == issues:
+        return False
+    torch.manual_seed(seed)
+    heads = IssueHeads(model.width, len(issues))
+    with torch.no_grad():
+        for place, issue in enumerate(issues):
+            if issue in had:
+                mine, theirs = slice(2 * place, 2 * place + 2), slice(2 * had.index(issue), 2 * had.index(issue) + 2)
+                heads.weight[mine], heads.bias[mine] = model.head.weight[theirs], model.head.bias[theirs]
+    model.head = heads
+    model.config = replace(model.config, issue=issues[0], more_issues=issues[1:])  # type: ignore[assignment]
+    return any(issue not in had for issue in issues)
+
+
+def _examples(table: Table, entries: Sequence[Entry], issues: Sequence[str], auxiliary: bool) -> Examples:
     entry_of = {entry.video_id: entry for entry in entries}
-    rows = table.rows([entry.video_id for entry in entries])
-    kept = [entry_of[table.video_ids[int(row)]] for row in rows]
-    labels = np.asarray([entry.labels.get(issue, MISSING_LABEL) for entry in kept], dtype=np.int64)
-    return Examples(table=table, rows=rows, labels=labels, auxiliary=evidence_targets(kept) if auxiliary else {})
-
-
-def _scored(model: Model, processor: ClipProcessor, examples: Examples, entries: Sequence[Entry]) -> ScoredSplit:
-    source_of = {entry.video_id: entry.source_id or entry.video_id for entry in entries}
-    video_ids = tuple(examples.table.video_ids[int(row)] for row in examples.rows)
-    return ScoredSplit(
-        video_ids=video_ids,
-        labels=examples.labels,
-        scores=score_rows(model, processor, examples.table, examples.rows.tolist()),
-        sources=tuple(source_of[video_id] for video_id in video_ids),
+    row_of = {video_id: row for row, video_id in enumerate(table.video_ids)}
+    kept = [entry_of[entry.video_id] for entry in entries if entry.video_id in row_of]
+    labels = [[entry.labels.get(issue, MISSING_LABEL) for issue in issues] for entry in kept]
+    columns = np.asarray(labels, dtype=np.int64)
+    return Examples(
+        table=table,
+        rows=np.asarray([row_of[entry.video_id] for entry in kept], dtype=np.int64),
+        labels=columns[:, 0] if len(issues) == 1 else columns,
+        auxiliary=evidence_targets(kept) if auxiliary else {},
     )
+
+
+def _scored(
+    model: Model, processor: ClipProcessor, examples: Examples, entries: Sequence[Entry], device: str
+) -> dict[str, ScoredSplit]:
+    """By issue: the videos that are labelled for it."""
+    source_of = {entry.video_id: entry.source_id or entry.video_id for entry in entries}
+    video_ids = [examples.table.video_ids[int(row)] for row in examples.rows]
+    scores = score_rows(model, processor, examples.table, examples.rows.tolist(), device=device)
+    splits = {}
+    for place, issue in enumerate(model.config.issues):
+        labels = examples.labels_by_issue[:, place]
+        known = np.flatnonzero(labels != MISSING_LABEL).tolist()
+        splits[issue] = ScoredSplit(
+            video_ids=tuple(video_ids[row] for row in known),
+            labels=labels[known],
+            scores=scores.reshape(len(scores), -1)[known, place],
+            sources=tuple(source_of[video_ids[row]] for row in known),
+        )
+    return splits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,6 +183,7 @@ class _Work:
     seed: int
     cache: Path
     workers: int
+    live: bool
     progress: Progress
     engine: Engine
     splits: Mapping[str, list[Entry]]
@@ -164,6 +205,7 @@ def train_stage(
     seed: int = 0,
     cache: Path | None = None,
     workers: int = 2,
+    live: bool = False,
     half: bool = False,
     command: str | None = None,
     progress: Progress | None = None,
@@ -172,11 +214,11 @@ def train_stage(
     """Train one stage and write its checkpoint folder ``out``; with an adapter also ``<out>-adapter``.
 
     ``teacher``: a checkpoint whose soft scores the training split is to follow; videos of that split may then be
-    unlabelled. ``parts``: published weights to start from instead of ``init``.
+    unlabelled. ``parts``: published weights to start from instead of ``init``. ``live``: decode training videos while
+    training instead of caching their features.
     """
     manifest = read_manifest(data)
     manifest.check_files()
-    issue = recipe.model.issue
     work = _Work(
         data=data,
         out=out,
@@ -186,29 +228,75 @@ def train_stage(
         seed=seed,
         cache=cache or out.parent / "feature-cache",
         workers=workers,
+        live=live,
         progress=progress or Progress(),
         engine=engine or OneProcess(),
-        splits={
-            name: entries_of(manifest, name, issue, labelled=teacher is None or name != "train")
-            for name in ("train", "validation", "test")
-        },
+        splits=_splits(manifest, recipe.model.issues, teacher is not None),
     )
+    if live and (work.engine.shard.world_size > 1 or teacher is not None or recipe.frozen is not None):
+        raise ConfigError(
+            "expected a feature cache with several processes, a teacher or a first part over frozen towers"
+        )
     model, processor = _initial(recipe, work.splits["train"], seed, init, parts)
+    new_heads = for_issues(model, recipe.model.issues, seed)
+    table = _table(work, processor)
+    with ExitStack() as stack:
+        train: Table = table
+        if live:
+            train = stack.enter_context(LiveTable(work.splits["train"], processor, workers=workers))
+        examples = _parts(work, train, table)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        result, adapted = _trained(work, model, processor, examples)
+    if adapted is not None:
+        if work.engine.shard.rank == 0:
+            save_adapter(adapted, out.with_name(out.name + "-adapter"))
+        merged(adapted)
+    failed = table.failed + (train.failed if isinstance(train, LiveTable) else ())
+    notes = [f"the head of {', '.join(recipe.model.issues)} was new"] if init is not None and new_heads else []
+    done = _Done(fit=result, failed=failed, from_cache=table.from_cache, notes=tuple(notes))
+    return _finish(work, model, processor, examples, done, half=half, command=command)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    """What training came to."""
+
+    fit: FitResult
+    failed: tuple[FailedVideo, ...]
+    from_cache: bool
+    notes: tuple[str, ...]
+
+
+def _splits(manifest: Manifest, issues: Sequence[str], taught: bool) -> dict[str, list[Entry]]:
+    """Entries of each split that are labelled for any issue; each issue must have some in each split."""
+    splits = {}
+    for name in ("train", "validation", "test"):
+        labelled = not (taught and name == "train")
+        wanted = {entry.video_id for issue in issues for entry in entries_of(manifest, name, issue, labelled=labelled)}
+        splits[name] = [entry for entry in manifest if entry.video_id in wanted]
+    return splits
+
+
+def _table(work: _Work, processor: ClipProcessor) -> FeatureTable:
+    entries = [entry for name, part in work.splits.items() for entry in part if not (work.live and name == "train")]
+    on_decode = work.progress.on_decode
     table = _on_first(
         work.engine,
-        lambda: load_features(work.entries, processor, work.cache, workers=workers, progress=work.progress.on_decode),
+        lambda: load_features(entries, processor, work.cache, workers=work.workers, progress=on_decode),
     )
     work.progress.note(_table_note(table, work.cache))
-    examples = _parts(work, table)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if recipe.frozen is not None:
-        _fit_frozen(model, processor, examples, recipe, seed=seed, progress=work.progress)
-    adapted = _made_ready(model, recipe)
-    result = _fit(work, model, processor, examples)
-    if adapted is not None and work.engine.shard.rank == 0:
-        save_adapter(adapted, out.with_name(out.name + "-adapter"))
-        merged(adapted)
-    return _finish(work, model, processor, examples, result, table=table, half=half, command=command)
+    if work.live:
+        work.progress.note(f"{len(work.splits['train'])} training videos are decoded while training, without a cache")
+    return table
+
+
+def _trained(
+    work: _Work, model: Model, processor: ClipProcessor, examples: Mapping[str, Examples]
+) -> tuple[FitResult, Adapted | None]:
+    if work.recipe.frozen is not None:
+        _fit_frozen(model, processor, examples, work.recipe, seed=work.seed, progress=work.progress)
+    adapted = _made_ready(model, work.recipe)
+    return _fit(work, model, processor, examples), adapted
 
 
 def _on_first(engine: Engine, make: Callable[[], FeatureTable]) -> FeatureTable:
@@ -218,22 +306,24 @@ def _on_first(engine: Engine, make: Callable[[], FeatureTable]) -> FeatureTable:
     return make() if table is None else table
 
 
-def _parts(work: _Work, table: FeatureTable) -> dict[str, Examples]:
-    recipe, issue = work.recipe, work.recipe.model.issue
-    auxiliary = recipe.auxiliary == "evidence"
-    parts = {name: _examples(table, part, issue, auxiliary and name == "train") for name, part in work.splits.items()}
+def _parts(work: _Work, train: Table, table: FeatureTable) -> dict[str, Examples]:
+    recipe, issues = work.recipe, work.recipe.model.issues
+    parts = {name: _examples(table, work.splits[name], issues, False) for name in ("validation", "test")}
+    parts["train"] = _examples(train, work.splits["train"], issues, recipe.auxiliary == "evidence")
     if work.teacher is not None:
-        odds, read = _taught(work, work.teacher, issue)
+        odds, read = _taught(work, work.teacher, issues)
         work.progress.note(f"teacher {work.teacher.name}: {_table_note(read, work.cache)}")
         parts["train"] = distilled(parts["train"], odds)
     return parts
 
 
-def _taught(work: _Work, teacher: Path, issue: str) -> tuple[dict[str, float], FeatureTable]:
+def _taught(
+    work: _Work, teacher: Path, issues: tuple[str, ...]
+) -> tuple[dict[str, npt.NDArray[np.float64]], FeatureTable]:
     if work.engine.shard.rank != 0:
         work.engine.gathered(None)
     taught = teacher_log_odds(
-        teacher, work.splits["train"], issue, work.cache, workers=work.workers, progress=work.progress.on_decode
+        teacher, work.splits["train"], issues, work.cache, workers=work.workers, progress=work.progress.on_decode
     )
     if work.engine.shard.rank == 0:
         work.engine.gathered(None)
@@ -243,7 +333,9 @@ def _taught(work: _Work, teacher: Path, issue: str) -> tuple[dict[str, float], F
 def _made_ready(model: Model, recipe: TrainRecipe) -> Adapted | None:
     """Freeze, adapt, checkpoint as the recipe says."""
     if recipe.gradient_checkpointing:
-        checkpoint_gradients(model)
+        if not isinstance(model, Avlm):
+            raise ConfigError(f"expected an AVLM for gradient checkpointing, got {type(model).__name__}")
+        model.gradient_checkpointing(True)
     if recipe.adapter is not None:
         return adapt(model, recipe.adapter, towers=recipe.train_towers)
     if not recipe.train_towers:
@@ -263,7 +355,7 @@ def _fit(work: _Work, model: Model, processor: ClipProcessor, examples: Mapping[
         seed=work.seed,
         keep_initial=recipe.keep_initial,
         log=out.with_name(out.name + ".metrics.jsonl"),
-        resume=out.with_name(out.name + ".resume.pt"),
+        resume=out.with_name(out.name + ".resume.pt") if work.engine.resumable else None,
         engine=work.engine,
         on_epoch=work.progress.on_epoch,
         on_step=work.progress.on_step,
@@ -275,16 +367,18 @@ def _finish(
     model: Model,
     processor: ClipProcessor,
     examples: Mapping[str, Examples],
-    result: FitResult,
+    done: _Done,
     *,
-    table: FeatureTable,
     half: bool,
     command: str | None,
 ) -> TrainResult:
     """Thresholds on validation, figures on test, and the folder."""
-    recipe, issue, data = work.recipe, work.recipe.model.issue, work.data
-    validation = _scored(model, processor, examples["validation"], work.splits["validation"])
-    report = evaluate_scores(recipe.name, _scored(model, processor, examples["test"], work.splits["test"]), validation)
+    recipe, data, device = work.recipe, work.data, work.engine.device
+    validation, test = (
+        _scored(model, processor, examples[name], work.splits[name], device) for name in ("validation", "test")
+    )
+    reports = {issue: evaluate_scores(recipe.name, test[issue], validation[issue]) for issue in test}
+    issue, *more = model.config.issues
     digest = hashlib.sha256(data.read_bytes()).hexdigest()[:12]
     card = Card(
         name=recipe.name,
@@ -294,17 +388,36 @@ def _finish(
         seed=work.seed,
         command=command,
         recipe=_plain(recipe),
-        metrics={"test": report.to_dict(), "best_epoch": result.best_epoch, "history": list(result.history)},
-        notes=_notes(recipe, work.init, table, work.teacher),
+        metrics={
+            "test": reports[issue].to_dict(),
+            **({"more": {other: reports[other].to_dict() for other in more}} if more else {}),
+            "best_epoch": done.fit.best_epoch,
+            "history": list(done.fit.history),
+        },
+        notes=(*_notes(work, done.failed), *done.notes),
     )
-    chosen = choose_thresholds(issue, validation.labels, validation.scores, measured_on=f"validation of {digest}")
     if work.engine.shard.rank == 0:
         save_checkpoint(model, processor, work.out, card, half=half)
-        save_thresholds(work.out, chosen)
+        save_thresholds(work.out, _thresholds(validation, f"validation of {digest}"))
     work.engine.gathered(None)
     return TrainResult(
-        folder=work.out, fit=result, test=report, failed=table.failed, features_from_cache=table.from_cache
+        folder=work.out,
+        fit=done.fit,
+        test=reports[issue],
+        more={other: reports[other] for other in more},
+        failed=done.failed,
+        features_from_cache=done.from_cache,
     )
+
+
+def _thresholds(validation: Mapping[str, ScoredSplit], measured_on: str) -> dict[str, Any]:
+    """Of the first issue, with those of further ones under ``issues``."""
+    chosen = {
+        issue: choose_thresholds(issue, split.labels, split.scores, measured_on=measured_on)
+        for issue, split in validation.items()
+    }
+    first, *more = chosen
+    return {**chosen[first], **({"issues": {issue: chosen[issue] for issue in more}} if more else {})}
 
 
 def _fit_frozen(
@@ -316,8 +429,8 @@ def _fit_frozen(
     seed: int,
     progress: Progress,
 ) -> None:
-    if not isinstance(model, Avlm) or recipe.frozen is None:
-        raise ConfigError(f"recipe {recipe.name!r}: expected an AVLM for training with frozen towers")
+    if recipe.frozen is None:
+        raise ConfigError(f"recipe {recipe.name!r}: expected a schedule for training with frozen towers")
     after = [
         replace(parts[name], table=run_towers(model, processor, parts[name]), rows=np.arange(len(parts[name])))
         for name in ("train", "validation")
@@ -346,14 +459,14 @@ def _table_note(table: FeatureTable, cache: Path) -> str:
     return f"features of {len(table)} videos {origin}; {len(table.failed)} failed to decode{failures}"
 
 
-def _notes(recipe: TrainRecipe, init: Path | None, table: FeatureTable, teacher: Path | None = None) -> tuple[str, ...]:
+def _notes(work: _Work, failed: Sequence[FailedVideo]) -> tuple[str, ...]:
     notes = []
-    if teacher is not None:
-        notes.append(f"distilled: the soft scores of the checkpoint {teacher.name} were targets in training")
-    if init is not None:
-        notes.append(f"initialised from the checkpoint {init.name}")
-    if recipe.auxiliary == "evidence":
+    if work.teacher is not None:
+        notes.append(f"distilled: the soft scores of the checkpoint {work.teacher.name} were targets in training")
+    if work.init is not None:
+        notes.append(f"initialised from the checkpoint {work.init.name}")
+    if work.recipe.auxiliary == "evidence":
         notes.append("the synthetic truth of the training split served as auxiliary targets in training")
-    if table.failed:
-        notes.append(f"{len(table.failed)} videos that did not decode were left out")
+    if failed:
+        notes.append(f"{len(failed)} videos that did not decode were left out")
     return tuple(notes)
