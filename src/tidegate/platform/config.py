@@ -199,11 +199,15 @@ class _Retry:
     max_attempts: int = 4
     """Attempts at an item before it is dead-lettered; only failures that may pass are tried again."""
     retry_seconds: float = 2.0
-    """Wait before the second attempt; doubled for each further one."""
+    """Wait before the second attempt; doubled for each further one, up to ``max_retry_seconds``."""
+    max_retry_seconds: float = 600.0
+    """Longest wait between two attempts at an item."""
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1 or self.retry_seconds <= 0:
-            raise ValueError(f"expected max_attempts >= 1 and retry_seconds > 0, got {self}")
+        if self.max_attempts < 1 or self.retry_seconds <= 0 or self.max_retry_seconds < self.retry_seconds:
+            raise ValueError(
+                f"expected max_attempts >= 1, retry_seconds > 0 and max_retry_seconds >= retry_seconds, got {self}"
+            )
 
 
 def read_config(path: str | Path) -> PlatformConfig:
@@ -236,7 +240,8 @@ def _parse(top: Table, origin: Path, config_hash: str) -> PlatformConfig:
         media_folder=None if platform.media_folder is None else Path(platform.media_folder),
         batch=top.table("batch").fill(RunnerConfig),
         flow=FlowConfig(
-            max_attempts=retry.max_attempts, retry_seconds=retry.retry_seconds, with_outbox=publisher is not None
+            max_attempts=retry.max_attempts, retry_seconds=retry.retry_seconds,
+            max_retry_seconds=retry.max_retry_seconds, with_outbox=publisher is not None,
         ),
         limits=top.table("limits").fill(EventLimits),
         locations=top.table("locations").fill(LocationRules),

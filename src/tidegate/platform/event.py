@@ -130,6 +130,7 @@ class EventCodec:
     ) -> None:
         self.limits = limits or EventLimits()
         self.locations = locations or LocationRules()
+        self._began_at = time.time() - time.monotonic()
         self._json = msgspec.json.Decoder(VideoEvent)
         self._compact = msgspec.msgpack.Decoder(_Compact)
 
@@ -169,7 +170,7 @@ class EventCodec:
         self._check_id(event.video_id)
         if event.region is not None and event.region not in REGIONS:
             raise InvalidEvent(f"expected an ISO 3166-1 alpha-2 region such as DE, got {event.region!r}")
-        latest = time.time() + self.limits.max_future_seconds
+        latest = self._now() + self.limits.max_future_seconds
         for name, instant in (("occurred_at", event.occurred_at), ("uploaded_at", event.uploaded_at)):
             if instant is not None and not 0 <= instant <= latest:
                 raise InvalidEvent(f"expected {name} in Unix seconds between 0 and {latest:.0f}, got {instant!r}")
@@ -177,6 +178,10 @@ class EventCodec:
             self._check_sizes(event)
         if event.location is not None:
             check_location(event.location, self.locations)
+
+    def _now(self) -> float:
+        """The wall clock, which here never goes back: a clock that is set back must not make the present future."""
+        return max(time.time(), self._began_at + time.monotonic())
 
     def _of_compact(self, raw: bytes) -> VideoEvent:
         wire = self._compact.decode(raw)

@@ -59,7 +59,9 @@ class FlowConfig:
     max_attempts: int = 4
     """Attempts at an item before it is dead-lettered; only failures that may pass are tried again."""
     retry_seconds: float = 2.0
-    """Wait before the second attempt; doubled for each further one."""
+    """Wait before the second attempt; doubled for each further one, up to ``max_retry_seconds``."""
+    max_retry_seconds: float = 600.0
+    """Longest wait between two attempts at an item."""
     with_outbox: bool = False
     """Whether index writes cause messages for downstream."""
 
@@ -359,7 +361,9 @@ class Flow:
         if not dead.retryable or attempts >= self._config.max_attempts:
             self._bury(delivery, dead.code, dead.reason, done)
             return
-        due_at = self._clock() + self._config.retry_seconds * 2.0 ** (attempts - 1)
+        config = self._config
+        pause = min(config.max_retry_seconds, config.retry_seconds * 2.0 ** min(attempts - 1, 60))
+        due_at = self._clock() + pause
         again = msgspec.structs.replace(delivery, attempts=attempts)
         done.waiting.setdefault((RETRY, due_at), []).append(again)
         self._log(delivery, "waiting", f"Attempt {attempts} failed ({dead.code}): {dead.reason}", done, code=dead.code)

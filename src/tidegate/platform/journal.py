@@ -66,6 +66,11 @@ class InHand:
             self._clear(deliveries)
         self._write()
 
+    def put_down(self) -> None:
+        """They are not done, but nothing went wrong with them either (the worker was told to stop)."""
+        self._state.active = []
+        self._write()
+
     def close(self) -> None:
         os.close(self._file)
 

@@ -27,6 +27,7 @@ from tidegate.platform.contracts import DeadLetters, Delivery, EventSource, Inde
 from tidegate.platform.flow import Flow, Processed, no_checkpoint
 from tidegate.platform.journal import InHand
 from tidegate.platform.measures import Measures, NoMeasures
+from tidegate.platform.replay import LetterSource
 from tidegate.platform.waiting import WaitingRoom, WaitingSource
 
 __all__ = ["RunStats", "Runner", "RunnerConfig", "Stores"]
@@ -69,7 +70,7 @@ class RunStats:
     """What a loop did."""
 
     taken: int = 0
-    """Deliveries of the source itself."""
+    """Deliveries of the source itself that were worked off."""
     resumed: int = 0
     """Deliveries of the waiting room."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -137,8 +138,6 @@ class Runner:
         self._look_around()
         retried = [] if self._retries is None else self._persist("waiting", partial(self._poll_retries, self._retries))
         fresh = self._poll_source(bool(retried))
-        self.stats.resumed += len(retried)
-        self.stats.taken += len(fresh)
         for deliveries, source in ((retried, self._retries), (fresh, self._source)):
             if deliveries and source is not None:
                 self._take(deliveries, source)
@@ -182,16 +181,25 @@ class Runner:
     def _do(self, deliveries: Sequence[Delivery], source: EventSource) -> None:
         if self._in_hand is not None:
             self._in_hand.begin(deliveries)
-        with self._measures.timed("batch"):
-            self._checkpoint("polled")
-            processed = self._decide(deliveries)
-            self._checkpoint("decided")
-            self._write(processed)
-            self._persist("source", partial(self._acknowledge, deliveries, source, processed))
-            self._checkpoint("acknowledged")
+        try:
+            with self._measures.timed("batch"):
+                processed = self._work_on(deliveries, source)
+        except _Stopped:
+            if self._in_hand is not None:
+                self._in_hand.put_down()  # nothing died, so nothing is suspect
+            raise
         if self._in_hand is not None:
             self._in_hand.end(deliveries)
-        self._report(deliveries, processed)
+        self._report(deliveries, processed, resumed=source is self._retries)
+
+    def _work_on(self, deliveries: Sequence[Delivery], source: EventSource) -> Processed:
+        self._checkpoint("polled")
+        processed = self._decide(deliveries)
+        self._checkpoint("decided")
+        self._write(processed)
+        self._persist("source", partial(self._acknowledge, deliveries, source, processed))
+        self._checkpoint("acknowledged")
+        return processed
 
     def _decide(self, deliveries: Sequence[Delivery]) -> Processed:
         first = deliveries[0]
@@ -220,6 +228,10 @@ class Runner:
         self._checkpoint("indexed")
 
     def _acknowledge(self, deliveries: Sequence[Delivery], source: EventSource, processed: Processed) -> None:
+        if isinstance(source, LetterSource):
+            again = {(letter.partition, letter.offset) for letter in processed.letters}
+            source.acknowledge([one for one in deliveries if (one.partition, one.offset) not in again])
+            return
         if not isinstance(source, WaitingSource):
             source.acknowledge(deliveries)
             return
@@ -229,14 +241,16 @@ class Runner:
         source.forget([delivery for delivery in deliveries if (delivery.partition, delivery.offset) in back])
         source.acknowledge([delivery for delivery in deliveries if (delivery.partition, delivery.offset) not in back])
 
-    def _report(self, deliveries: Sequence[Delivery], processed: Processed) -> None:
+    def _report(self, deliveries: Sequence[Delivery], processed: Processed, *, resumed: bool) -> None:
         stats, now = self.stats, self._clock()
+        stats.resumed += len(deliveries) if resumed else 0
+        stats.taken += 0 if resumed else len(deliveries)
         stats.counts.update(processed.counts)
         stats.batches += 1
         assert processed.counts.total() == len(deliveries), f"{processed.counts} of {len(deliveries)} deliveries"
         self._measures.models(processed.reached, processed.model_seconds)
         self._measures.batch(
-            len(deliveries), processed.counts, [now - delivery.received_at for delivery in deliveries]
+            len(deliveries), processed.counts, [max(0.0, now - delivery.received_at) for delivery in deliveries]
         )
 
     def _persist(self, what: str, action: Callable[[], _Result]) -> _Result:

@@ -10,6 +10,7 @@ One SQLite file, shared by all workers of a machine. Method: a table as a queue,
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +38,11 @@ _PUT = """
 INSERT INTO waiting (stage, due_at, home, position, item) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (home, position) DO UPDATE SET stage = excluded.stage, due_at = excluded.due_at, item = excluded.item
 """
-_NOT_TAKEN = "number NOT IN (SELECT value FROM json_each(?))"
+_TAKE = """
+SELECT number, home, position, item FROM waiting
+WHERE stage = ? AND (due_at <= ? OR due_at > ?) AND number NOT IN (SELECT value FROM json_each(?))
+ORDER BY due_at, number LIMIT ?
+"""
 
 
 class _Stored(msgspec.Struct, frozen=True, array_like=True):
@@ -74,16 +79,15 @@ class WaitingRoom:
             self._connection.executemany(_PUT, rows)
 
     def take(
-        self, stage: str, max_events: int, *, now: float, taken: Sequence[int] = ()
+        self, stage: str, max_events: int, *, now: float, latest: float = math.inf, taken: Sequence[int] = ()
     ) -> list[tuple[int, Delivery]]:
-        """Deliveries that are due, with their numbers, oldest first; they stay until ``remove``."""
-        query = (
-            f"SELECT number, home, position, item FROM waiting WHERE stage = ? AND due_at <= ? AND {_NOT_TAKEN} "  # noqa: S608
-            "ORDER BY due_at, number LIMIT ?"
-        )
+        """Deliveries that are due, with their numbers, oldest first; they stay until ``remove``.
+
+        Nothing is ever put back for longer than until ``latest``: what says so was written before the clock moved
+        back, and is due."""
         with self._said_plainly(), self._lock:
             rows = self._connection.execute(
-                query, (stage, now, msgspec.json.encode(list(taken)).decode(), max_events)
+                _TAKE, (stage, now, latest, msgspec.json.encode(list(taken)).decode(), max_events)
             ).fetchall()
         return [(number, self._delivery(home, position, item)) for number, home, position, item in rows]
 
@@ -135,18 +139,19 @@ class WaitingSource:
     """The deliveries of one stage as an event source."""
 
     def __init__(
-        self, room: WaitingRoom, stage: str, *, clock: Callable[[], float] = time.time, pause_seconds: float = 0.05
+        self, room: WaitingRoom, stage: str, *, clock: Callable[[], float] = time.time, pause_seconds: float = 0.05,
+        max_wait_seconds: float = math.inf,
     ) -> None:
         self._room, self._stage, self._clock, self._pause = room, stage, clock, pause_seconds
+        self._max_wait = max_wait_seconds
         self._numbers: dict[tuple[str, int], int] = {}
 
     def poll(self, max_events: int, timeout_seconds: float) -> Sequence[Delivery]:
         """Due deliveries; waits up to the timeout for some."""
         deadline = time.monotonic() + timeout_seconds
         while True:
-            found = self._room.take(
-                self._stage, max_events, now=self._clock(), taken=tuple(self._numbers.values())
-            )
+            now, taken = self._clock(), tuple(self._numbers.values())
+            found = self._room.take(self._stage, max_events, now=now, latest=now + self._max_wait, taken=taken)
             if found or time.monotonic() >= deadline:
                 break
             time.sleep(min(self._pause, max(0.0, deadline - time.monotonic())))

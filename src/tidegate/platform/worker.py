@@ -143,7 +143,7 @@ class Worker:
         self.flow, self.stores = self._flow(scorer), self._stores(self._trail)
         self._main = Runner(
             source=self._source, flow=self.flow, stores=self.stores, config=config.batch,
-            retries=WaitingSource(self._room, RETRY) if self._is_first else None, in_hand=journal,
+            retries=self._retries() if self._is_first else None, in_hand=journal,
             measures=self._measures, checkpoint=self._checkpoint, stop=self.stop_asked,
         )
         self._later = self._open_later(stack, scorer) if self._is_first else []
@@ -151,6 +151,9 @@ class Worker:
             self._open_pump(stack)
         if operations.port:
             self.health = self._open_health(stack)
+
+    def _retries(self) -> WaitingSource:
+        return WaitingSource(self._room, RETRY, max_wait_seconds=self.config.flow.max_retry_seconds)
 
     def _open_scorer(self, stack: ExitStack, *, later: bool) -> Scorer:
         choice, config = self.config.scoring, self.config

@@ -47,6 +47,13 @@ def test_delivery_that_fails_again_replaces_its_letter(letters: Any) -> None:
     assert letters.count() == 1
 
 
+def test_letter_that_was_settled_and_fails_again_is_kept_though_the_clock_went_back(letters: Any) -> None:
+    letters.add_many([letter(1, 1000.0)])
+    letters.remove_many([("topic/0", 1)])
+    letters.add_many([letter(1, 900.0, attempts=2)])
+    assert [(kept.failed_at, kept.attempts) for kept in letters.list()] == [(900.0, 2)]
+
+
 def test_time_range_is_half_open_and_codes_filter(letters: Any) -> None:
     letters.add_many([letter(number, float(number), code="a" if number % 2 else "b") for number in range(10)])
     assert [kept.offset for kept in letters.list(since=3, until=6)] == [3, 4, 5]

@@ -87,13 +87,13 @@ def test_postgres_session_cannot_write(postgres_url: str, open_service: Open) ->
 
 
 def test_slow_query_is_missing_at_the_deadline(postgres_url: str, open_service: Open) -> None:
-    query = "SELECT id AS video_id, pg_sleep(20)::text AS slept FROM unnest(%(ids)s::text[]) AS id"
+    query = "SELECT id AS video_id, pg_sleep(60)::text AS slept FROM unnest(%(ids)s::text[]) AS id"
     service = open_service("postgres", url=postgres_url, query=query, deadline_seconds=0.5, attempts=1)
     begun = time.monotonic()
     result = service.get_many(["v1"])["v1"]
     assert isinstance(result, Missing)
     assert result.reason in {"deadline", "unavailable"}
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 40
 
 
 def test_sqlite_file(tmp_path: Path, open_service: Open) -> None:
@@ -135,11 +135,11 @@ def test_slow_service_is_missing_at_the_deadline_and_found_when_it_is_fast_again
     thrift_features: ThriftFeatures, open_service: Open
 ) -> None:
     thrift_features.hold({"v1": {"views": 3}})
-    thrift_features.behave(delay_seconds=5)
+    thrift_features.behave(delay_seconds=30)
     service = open_service("thrift", port=thrift_features.port, deadline_seconds=0.3, breaker_failures=100)
     begun = time.monotonic()
     assert isinstance(service.get_many(["v1"])["v1"], Missing)
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 20
     thrift_features.behave()
     patient = open_service("thrift", port=thrift_features.port)
     assert values(patient.get_many(["v1"])["v1"]) == {"views": 3}
@@ -205,9 +205,10 @@ def test_frozen_cache_is_missing_at_the_deadline(own_valkey: Valkey, open_servic
     own_valkey.pause()
     begun = time.monotonic()
     result = service.get_many(["v1"])["v1"]
+    took = time.monotonic() - begun  # it would wait for ever
     own_valkey.resume()
     assert isinstance(result, Missing)
-    assert time.monotonic() - begun < 5
+    assert took < 60
 
 
 def test_fresh_values_are_not_asked_for_again_and_deleted_ones_do_not_come_back(

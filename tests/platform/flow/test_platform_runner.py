@@ -188,6 +188,41 @@ def test_stop_during_an_outage_leaves_the_batch_for_the_next_run(tmp_path: Path)
     assert set(bench.index.rows) == {"v"}
 
 
+def test_stop_during_an_outage_is_no_death_and_makes_nothing_suspect(tmp_path: Path) -> None:
+    source = ListSource([scored_event("v", 0.1)])
+    bench = Bench(tmp_path, source)
+    bench.measures.outage = lambda what, seconds: runner.stop()  # type: ignore[method-assign]
+    for _ in range(5):
+        bench.index.away = 10**9
+        source.restart()
+        journal = InHand(tmp_path / "in-hand.json")
+        runner = bench.runner(in_hand=journal)
+        assert runner.run().accounted
+        journal.close()
+    again = InHand(tmp_path / "in-hand.json")
+    assert not again.has_suspects
+    bench.index.away = 0
+    source.restart()
+    bench.runner(in_hand=again).run(until_idle=True)
+    assert set(bench.index.rows) == {"v"}
+    assert not bench.letters.rows
+
+
+def test_pauses_between_attempts_stop_growing(tmp_path: Path) -> None:
+    def away(item: ScoringItem) -> Scored:
+        return Dead("service_unavailable", "away", retryable=True)
+
+    config = FlowConfig(max_attempts=100, retry_seconds=1.0, max_retry_seconds=30.0)
+    bench = Bench(tmp_path, ListSource([scored_event("v", 0.1)]), FunctionScorer(away), config=config)
+    runner = bench.runner()
+    runner.run(until_idle=True)
+    for _ in range(99):
+        assert bench.room.count() == 1
+        bench.now += 30
+        runner.step()
+    assert [letter.attempts for letter in bench.letters.rows.values()] == [100]
+
+
 def two_stages(slow: Callable[[], None] = lambda: None) -> tuple[FunctionScorer, FunctionScorer]:
     def base(item: ScoringItem) -> Scored:
         value = float(str(item.features["score"]))

@@ -41,8 +41,12 @@ class Gate:
         while self._listener is listener:
             try:
                 client, _ = listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target_port), timeout=5)
             except OSError:
+                continue
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target_port), timeout=5)
+            except OSError:  # nobody behind the gate: the client must learn it
+                client.close()
                 continue
             server.settimeout(None)
             with self._lock:

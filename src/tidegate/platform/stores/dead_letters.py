@@ -34,7 +34,7 @@ INSERT INTO dead_letters ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (source_partition, source_offset) DO UPDATE SET code = excluded.code, reason = excluded.reason,
     raw = excluded.raw, video_id = excluded.video_id, attempts = excluded.attempts, failed_at = excluded.failed_at,
     occurred_at = excluded.occurred_at, settled_at = NULL
-WHERE excluded.failed_at >= dead_letters.failed_at
+WHERE excluded.failed_at >= dead_letters.failed_at OR dead_letters.settled_at IS NOT NULL
 """  # noqa: S608 - constants
 _SETTLE = "UPDATE dead_letters SET settled_at = ? WHERE source_partition = ? AND source_offset = ?"
 _FORGET = "DELETE FROM dead_letters WHERE settled_at < ?"
