@@ -136,6 +136,8 @@ class WorldScorer:
     def probes(self):
         return frozenset(PROBES) - self.without
 
+    combines = False
+
     def score(self, rows, probe):
         self.calls += len(rows)
         return self.world.scores(probe)[rows]

@@ -23,13 +23,13 @@ from tidegate.diagnosis.observations import Observations
 from tidegate.diagnosis.table import Floats
 from tidegate.diagnosis.taxonomy import FailureClass
 
-__all__ = ["CLASSES", "NONE", "Classified", "RulesConfig", "classify", "log_ratios", "rank"]
+__all__ = ["CLASSES", "NONE", "Classified", "RulesConfig", "classify", "log_ratios", "rank", "shares_of"]
 
 CLASSES: tuple[FailureClass, ...] = tuple(FailureClass)
 """Columns of every posterior; the last one is ``undetermined``."""
 NONE = "none"
 """The answer that nothing is wrong beyond ordinary errors."""
-_SHARES = np.concatenate([np.linspace(0.02, 0.3, 15), np.linspace(0.35, 1.0, 14)])
+_SHARES = np.concatenate([np.linspace(0.02, 0.3, 15), np.linspace(0.35, 0.99, 14)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,11 @@ class Classified:
 
 
 def log_ratios(seen: Observations, hypotheses: tuple[Hypothesis, ...] = HYPOTHESES,
-               config: RulesConfig | None = None) -> Floats:
-    """Damped log-likelihood ratio of each hypothesis against chance, (E, H); a cause needs one thing it defines."""
+               config: RulesConfig | None = None, *, untold: float = -np.inf) -> Floats:
+    """Damped log-likelihood ratio of each hypothesis against chance, (E, H).
+
+    A cause of which nothing that defines it was observed gets ``untold``: by default it cannot be the answer.
+    """
     config = config or RulesConfig()
     ratios = np.zeros((len(seen.rows), len(hypotheses)))
     for h, hypothesis in enumerate(hypotheses):
@@ -77,12 +80,13 @@ def log_ratios(seen: Observations, hypotheses: tuple[Hypothesis, ...] = HYPOTHES
                 step = np.where(value == 1, np.log(expected / chance), np.log((1 - expected) / (1 - chance)))
                 ratios[:, h] += np.where(known, step, 0.0)
                 told |= known & (expected >= 0.5) & (name != "confident")
-        ratios[~told, h] = -np.inf
+        ratios[~told, h] = np.nan
     limit = config.max_log_ratio
-    return np.where(np.isfinite(ratios), np.clip(config.damping * ratios, -limit, limit), -np.inf)
+    return np.where(np.isfinite(ratios), np.clip(config.damping * ratios, -limit, limit), untold)
 
 
-def _shares_of(ratios: Floats, *, rounds: int = 60, pseudo: float = 0.5) -> tuple[Floats, Floats]:
+def shares_of(ratios: Floats, *, rounds: int = 60, pseudo: float = 0.5,
+              floor: float = 1e-6) -> tuple[Floats, Floats]:
     """(shares of H hypotheses and none, responsibilities (E, H + 1)) by expectation maximisation."""
     likelihood = np.exp(np.column_stack([ratios, np.zeros(len(ratios))]))
     count = likelihood.shape[1]
@@ -96,7 +100,7 @@ def _shares_of(ratios: Floats, *, rounds: int = 60, pseudo: float = 0.5) -> tupl
         given /= given.sum(axis=1, keepdims=True)
         shares = np.maximum(given.sum(axis=0) - pseudo, 0.0) + prior
         shares /= shares.sum()
-        shares = np.maximum(shares, 1e-6)
+        shares = np.maximum(shares, floor)
     return shares, given
 
 
@@ -104,7 +108,7 @@ def classify(seen: Observations, *, hypotheses: tuple[Hypothesis, ...] = HYPOTHE
              config: RulesConfig | None = None) -> Classified:
     """Posterior of each error over the classes, by the rules."""
     config = config or RulesConfig()
-    _, given = _shares_of(log_ratios(seen, hypotheses, config))
+    _, given = shares_of(log_ratios(seen, hypotheses, config))
     posterior = np.zeros((len(seen.rows), len(CLASSES)))
     for h, hypothesis in enumerate(hypotheses):
         posterior[:, CLASSES.index(hypothesis.failure)] += given[:, h]
@@ -124,7 +128,8 @@ def rank(seen: Observations, *, hypotheses: tuple[Hypothesis, ...] = HYPOTHESES,
     for h, hypothesis in enumerate(hypotheses):
         column = ratios[:, h]
         if np.isfinite(column).any():
-            mixed = np.log1p(_SHARES[:, None] * np.expm1(column)[None, :]).sum(axis=1) * config.run_damping
+            odds = np.expm1(np.maximum(column, -20.0))
+            mixed = np.log1p(_SHARES[:, None] * odds[None, :]).sum(axis=1) * config.run_damping
             peak = float(mixed.max())
             evidence.setdefault(hypothesis.failure.value, []).append(peak + float(np.log(np.exp(mixed - peak).mean())))
     logs = {name: float(np.logaddexp.reduce(values) - np.log(len(values))) for name, values in evidence.items()}

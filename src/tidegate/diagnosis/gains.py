@@ -111,10 +111,16 @@ def item_weights(table: ProbeTable, scores: Floats) -> tuple[Floats, Floats]:
     """(weights, scores): items known under a change stand for their unknown likes.
 
     Strata are errors, and right items by label, near and far from the threshold. A stratum of which nothing is known
-    is taken to stay as it is.
+    is taken to stay as it is, and so is an error that was probed otherwise: adaptive probing passed this one over
+    because it promised nothing.
     """
     known, pool = np.isfinite(scores), control_pool(table)
     weights, filled = np.ones(len(table)), scores.copy()
+    probed = np.zeros(len(table), dtype=np.bool_)
+    for made in table.probes.values():
+        probed |= np.isfinite(made)
+    skipped = table.errors & probed & ~known
+    filled[skipped], known = table.scores[skipped], known | skipped
     strata = np.where(table.errors, 0, 1 + 2 * pool + 4 * table.labels)
     for stratum in np.unique(strata):
         inside = strata == stratum

@@ -102,7 +102,26 @@ def _cures(table: ProbeTable, fitted: Floats) -> dict[str, _Column]:
                 chance=matched_rate(effect.broken, pool & effect.ran, sides) + (noise if name != "threshold" else 0.0),
             )
     columns |= _only_translated(table, effects)
+    _credit_pairs(table, effects, columns)
     return columns
+
+
+def _credit_pairs(table: ProbeTable, effects: Mapping[str, Effect], columns: dict[str, _Column]) -> None:
+    """What only two probes together cure (``a+b``) counts as cured by both, where that is more than chance."""
+    sides, pool = _side_cells(table, matched_cells(table)), control_pool(table)
+    for name in [key for key in effects if "+" in key]:
+        column = columns.pop(f"cure:{name}")
+        singles = [part for part in name.split("+") if part in effects]
+        alone = np.any([effects[part].cured for part in singles], axis=0)
+        upset = np.any([effects[part].broken for part in singles], axis=0)
+        new = effects[name].cured & ~alone
+        chance = matched_rate(effects[name].broken & ~upset, pool & effects[name].ran, sides)
+        expected = float(chance[table.errors & effects[name].ran].sum())
+        if new.sum() >= 5 and new.sum() - expected > 3.0 * np.sqrt(expected + 1.0):
+            for part in singles:
+                values = columns[f"cure:{part}"].values
+                columns[f"cure:{part}"] = _Column(values=np.where(new, 1.0, values),
+                                                  chance=np.maximum(columns[f"cure:{part}"].chance, column.chance))
 
 
 def _only_translated(table: ProbeTable, effects: Mapping[str, Effect]) -> dict[str, _Column]:
