@@ -4,13 +4,15 @@ Enters: a manifest of the synthetic corpus. Leaves: ``DIR/base`` and ``DIR/large
 all that lies between. Steps: (1) the vision tower, with one target a patch, and the audio tower, on drawings; (2)
 over those frozen towers, the language model of the AVLM and the pooling and text tower of the base, on drawn
 pictures, soundtracks and texts put together at random; (3) both on the training split, first over frozen towers,
-then whole, and the better of the two by validation is kept. A second process draws while this one trains. A step
-whose result lies there already is not repeated.
+then whole, and the better of the two by validation is kept; (4) ``DIR/foundation``: the warmed-up models, which have
+seen no video of a manifest, and a smaller audio tower, for ``tidegate reproduce``. A second process draws while this
+one trains. A step whose result lies there already is not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,9 +29,9 @@ from torch import Tensor
 
 from tidegate.corpus.manifest import read_manifest
 from tidegate.models.avlm import Avlm
-from tidegate.models.build import build_model
+from tidegate.models.build import Model, build_model
 from tidegate.models.card import Card
-from tidegate.models.checkpoint import save_checkpoint
+from tidegate.models.checkpoint import load_checkpoint, save_checkpoint
 from tidegate.models.configs import AvlmConfig, MultiTowerConfig
 from tidegate.models.multitower import MultiTower
 from tidegate.models.processor import ClipProcessor
@@ -81,6 +83,10 @@ class WarmupConfig:
     """Peak learning rate over frozen towers."""
     dropout: float = 0.05
     """Probability that a modality is taken away while towers are frozen."""
+
+
+SMALL_AUDIO = {"d_model": 32, "encoder_attention_heads": 1, "encoder_ffn_dim": 96}
+"""What a smaller audio tower differs in; it has about a ninth of the weights."""
 
 
 def _alone(rate: float, epochs: int) -> OptimiserConfig:
@@ -183,20 +189,38 @@ def _vision_tower(warmup: _Warmup) -> dict[str, Tensor]:
     return _kept(warmup.work / "vision.safetensors", make)
 
 
-def _audio_tower(warmup: _Warmup) -> MultiTower:
-    config, avlm, seed = warmup.config, warmup.avlm, warmup.seed
+def _audio_tower(warmup: _Warmup, name: str = "audio", **changes: object) -> MultiTower:
+    """The AVLM's audio tower, or one that differs from it by ``changes`` of its configuration."""
+    config, seed = warmup.config, warmup.seed
+    assert warmup.avlm.audio is not None
+    avlm = replace(warmup.avlm, audio={**warmup.avlm.audio, **changes})
     rates = _alone(config.audio_rate, config.audio_epochs)
 
     def make() -> Mapping[str, Tensor]:
         started, report = time.perf_counter(), warmup.progress.on_epoch
         sounds = warmup.sounds()
         trained, _ = train_audio_tower(avlm, warmup.large.processor, sounds, rates, seed=seed, on_epoch=report)
-        _noted(warmup.progress, "audio tower", started)
+        _noted(warmup.progress, f"{name} tower", started)
         return trained.state_dict()
 
     model = MultiTower(MultiTowerConfig(issue=avlm.issue, audio=avlm.audio))
-    model.load_state_dict(_kept(warmup.work / "audio.safetensors", make))
+    model.load_state_dict(_kept(warmup.work / f"{name}.safetensors", make))
     return model
+
+
+def _write_foundation(warmup: _Warmup, warm: Mapping[str, Path], folder: Path) -> None:
+    """The warmed-up models and the smaller audio tower, as float16."""
+    for name, path in warm.items():
+        save_checkpoint(*_plain(path), folder / f"warm-{name}", load_checkpoint(path)[2], half=True)
+    small = _audio_tower(warmup, "audio-small", **SMALL_AUDIO)
+    state = {name: tensor.half().contiguous() for name, tensor in small.state_dict().items()}
+    save_file(state, folder / "audio-small.safetensors")
+    (folder / "audio-small.json").write_text(json.dumps(small.config.audio, indent=1) + "\n", encoding="utf-8")
+
+
+def _plain(path: Path) -> tuple[Model, ClipProcessor]:
+    model, processor, _ = load_checkpoint(path)
+    return model, processor
 
 
 def processor_of(recipe: TrainRecipe) -> ClipProcessor:
@@ -350,6 +374,9 @@ def main(arguments: list[str] | None = None) -> None:
                     progress=progress,
                 )
                 _noted(progress, f"{recipe.name} on the training split", started)
+        warmup = _Warmup(large=large, base=base, config=WarmupConfig(), work=work, seed=chosen.seed, progress=progress)
+        if not (chosen.out / "foundation" / "audio-small.json").exists():
+            _write_foundation(warmup, warm, chosen.out / "foundation")
 
 
 if __name__ == "__main__":
