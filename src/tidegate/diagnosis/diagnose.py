@@ -17,6 +17,7 @@ import numpy as np
 
 from tidegate.diagnosis.adaptive import ProbingConfig, Spent, probe_run
 from tidegate.diagnosis.classify import CLASSES, NONE, Classified, RulesConfig, classify, rank
+from tidegate.diagnosis.hypotheses import HYPOTHESES
 from tidegate.diagnosis.learned import LearnedClassifier
 from tidegate.diagnosis.limits import conclusions
 from tidegate.diagnosis.observations import NEAR_DUPLICATE, Observations, observe
@@ -80,6 +81,16 @@ class Diagnosis:
         return self.spent.calls / errors if errors else float("nan")
 
     @property
+    def together(self) -> tuple[tuple[FailureClass, FailureClass, int], ...]:
+        """(class, class, errors) where only both cures together cure: two causes that act jointly."""
+        found = []
+        for first, second, count, _ in self.observations.together:
+            pair = (_class_of(first), _class_of(second))
+            if pair[0] is not None and pair[1] is not None and pair[0] is not pair[1]:
+                found.append((pair[0], pair[1], count))
+        return tuple(found)
+
+    @property
     def likeliest(self) -> tuple[FailureClass, ...]:
         """Class of each error; undetermined where none is clear."""
         posterior = self.classified.posterior_EC
@@ -97,10 +108,20 @@ class Diagnosis:
                  "broken": _plain(s.broken), "excess": _plain(s.excess), "mean_move": _finite(s.mean_move)}
                 for s in self.signatures
             ],
+            "together": [{"classes": [a.value, b.value], "errors": count} for a, b, count in self.together],
             "model_calls": self.spent.calls,
             "calls_per_error": _finite(self.calls_per_error),
             "conclusions": list(self.conclusions),
         }
+
+
+def _class_of(probe: str) -> FailureClass | None:
+    """The class that a probe's cure speaks for most; None for probes that speak for several."""
+    told = [(hypothesis.expects.get(f"cure:{probe}", 0.0), hypothesis.failure) for hypothesis in HYPOTHESES]
+    if probe == "translated_gold":
+        return FailureClass.LOCALE
+    strength, failure = max(told, key=lambda pair: pair[0])
+    return failure if strength >= 0.6 else None
 
 
 def _finite(value: float) -> float | None:

@@ -55,6 +55,8 @@ class Observations:
     """1 yes, 0 no, NaN not known."""
     chance_EO: Floats
     """Rate of yes in an error without the cause in question."""
+    together: tuple[tuple[str, str, int, float], ...] = ()
+    """(probe, probe, errors that only the two together cure, as many by chance), where it is clearly more."""
     threshold_column: str = ""
     """Metadata column of the slice thresholds behind ``threshold``; empty: one threshold for all."""
 
@@ -76,15 +78,17 @@ def observe(table: ProbeTable, *, thresholds: tuple[str, Floats] | None = None) 
     """All observations that the table allows; ``thresholds`` are cross-fitted here unless given."""
     rows = np.flatnonzero(table.errors)
     name, fitted = best_slice_thresholds(table) if thresholds is None else thresholds
-    columns = {**_cures(table, fitted), **_still(table), **_features(table)}
+    cures, together = _cures(table, fitted)
+    columns = {**cures, **_still(table), **_features(table)}
     names = tuple(columns)
     parts = [[column.values[rows], column.chance[rows]] for column in columns.values()]
     stacked = np.asarray(parts).reshape(len(names), 2, len(rows)).transpose(1, 2, 0)
     return Observations(rows=rows, names=names, values_EO=stacked[0], chance_EO=np.clip(stacked[1], _LOW, _HIGH),
-                        threshold_column=name)
+                        together=together, threshold_column=name)
 
 
-def _cures(table: ProbeTable, fitted: Floats) -> dict[str, _Column]:
+def _cures(table: ProbeTable, fitted: Floats
+           ) -> tuple[dict[str, _Column], tuple[tuple[str, str, int, float], ...]]:
     cells, pool = matched_cells(table), control_pool(table)
     sides = _side_cells(table, cells)
     effects = {name: effect_of(table, scores) for name, scores in table.probes.items()}
@@ -102,13 +106,14 @@ def _cures(table: ProbeTable, fitted: Floats) -> dict[str, _Column]:
                 chance=matched_rate(effect.broken, pool & effect.ran, sides) + (noise if name != "threshold" else 0.0),
             )
     columns |= _only_translated(table, effects)
-    _credit_pairs(table, effects, columns)
-    return columns
+    return columns, _credit_pairs(table, effects, columns)
 
 
-def _credit_pairs(table: ProbeTable, effects: Mapping[str, Effect], columns: dict[str, _Column]) -> None:
+def _credit_pairs(table: ProbeTable, effects: Mapping[str, Effect], columns: dict[str, _Column]
+                  ) -> tuple[tuple[str, str, int, float], ...]:
     """What only two probes together cure (``a+b``) counts as cured by both, where that is more than chance."""
     sides, pool = _side_cells(table, matched_cells(table)), control_pool(table)
+    found = []
     for name in [key for key in effects if "+" in key]:
         column = columns.pop(f"cure:{name}")
         singles = [part for part in name.split("+") if part in effects]
@@ -118,10 +123,13 @@ def _credit_pairs(table: ProbeTable, effects: Mapping[str, Effect], columns: dic
         chance = matched_rate(effects[name].broken & ~upset, pool & effects[name].ran, sides)
         expected = float(chance[table.errors & effects[name].ran].sum())
         if new.sum() >= 5 and new.sum() - expected > 3.0 * np.sqrt(expected + 1.0):
+            first, second = name.split("+")
+            found.append((first, second, int(new.sum()), expected))
             for part in singles:
                 values = columns[f"cure:{part}"].values
                 columns[f"cure:{part}"] = _Column(values=np.where(new, 1.0, values),
                                                   chance=np.maximum(columns[f"cure:{part}"].chance, column.chance))
+    return tuple(sorted(found, key=lambda pair: pair[3] - pair[2]))
 
 
 def _only_translated(table: ProbeTable, effects: Mapping[str, Effect]) -> dict[str, _Column]:
