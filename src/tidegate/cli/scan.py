@@ -30,6 +30,7 @@ __all__ = ["Tally", "exit_code", "open_scanner", "register", "run_scan", "said_p
            "verdict_table", "write_files"]
 
 SOME_FAILED, BAD_USAGE, INTERRUPTED = 3, 2, 130
+_ZERO_SHOT_MODEL = "llava-hf/llava-onevision-qwen2-0.5b-ov-hf"
 _EPILOG = """
 Examples:
 
@@ -42,6 +43,8 @@ Examples:
     tidegate scan uploads/ --out out/uploads --resume --retry-failed
 
     tidegate scan @list.txt corpus/manifest.parquet
+
+    tidegate scan uploads/ --zero-shot 'People drink what is not meant to be drunk.' --device cuda
 
 Exit codes: 0 all scanned, 3 some failed, 2 bad usage, 130 interrupted (start again with --resume).
 """
@@ -59,7 +62,13 @@ def scan(
     )],
     *,
     policy: Annotated[Path | None, typer.Option(help="Policy file (TOML); without it the default policy.")] = None,
-    preset: Annotated[str, typer.Option(help="Preset, or a folder with checkpoints in base and large.")] = "tiny",
+    preset: Annotated[str, typer.Option(
+        help="Preset, a folder with checkpoints in base and large, or a stage file (.toml)."
+    )] = "tiny",
+    zero_shot: Annotated[str | None, typer.Option(
+        metavar="CLAUSE", help="No training: judge by this rule, in words. PRESET is then a LLaVA-OneVision hub id or "
+        "folder; without one, the 0.5 B model.",
+    )] = None,
     out: Annotated[Path, typer.Option(help="Folder for index, JSON Lines, Parquet and report.")] = Path("out/scan"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a video on stdout.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out what OUT holds and has not changed.")] = False,
@@ -83,7 +92,7 @@ def scan(
         source = Source(paths, region=None if region is None else region.upper())
         scanner = open_scanner(
             preset, device=device, policy=policy, ocr=ocr, workers=workers, limit_seconds=limit_seconds,
-            max_duration_seconds=max_duration_seconds,
+            max_duration_seconds=max_duration_seconds, zero_shot=zero_shot,
         )
         with scanner, FolderSink(out) as sink:
             runner = scanner.runner(sink, resume=resume or retry_failed, retry_failed=retry_failed)
@@ -119,10 +128,11 @@ def open_scanner(
     workers: int | None = None,
     limit_seconds: float | None = None,
     max_duration_seconds: float | None = None,
+    zero_shot: str | None = None,
 ) -> Scanner:
     """The scanner that the options ask for."""
     from tidegate.media import Limits
-    from tidegate.pipeline.scanner import ScanSettings, load_preset
+    from tidegate.pipeline.scanner import Scanner, ScanSettings, load_preset
 
     limits = {"max_wall_seconds": limit_seconds, "max_duration_seconds": max_duration_seconds}
     given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
@@ -132,9 +142,16 @@ def open_scanner(
         from tidegate.pipeline.ocr import PaddleReader
 
         reader = PaddleReader()
-    return load_preset(
-        preset, device=device, policy=policy, settings=ScanSettings(limits=Limits(**given), **settings),
-        on_screen_text=reader,
+    chosen = ScanSettings(limits=Limits(**given), **settings)
+    if zero_shot is None:
+        return load_preset(preset, device=device, policy=policy, settings=chosen, on_screen_text=reader)
+    from tidegate.pipeline.policy_file import read_policy
+    from tidegate.pipeline.stage_file import zero_shot_stages
+
+    source = _ZERO_SHOT_MODEL if preset == "tiny" else preset
+    return Scanner(
+        zero_shot_stages(source, zero_shot, device=device), policy=None if policy is None else read_policy(policy),
+        settings=chosen, on_screen_text=reader,
     )
 
 

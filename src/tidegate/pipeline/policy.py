@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal, get_args
 
+from tidegate.pipeline.policy_certificate import CertifiedThreshold
+
 __all__ = [
     "Action",
     "Clause",
@@ -74,6 +76,8 @@ class Routing:
     """Precision (per cent) of the base stage at which its tau was chosen; one of the preset's calibrated values."""
     tau: float | None = None
     """The base score at which a video is escalated, given outright instead of ``p_base``."""
+    certificate: CertifiedThreshold | None = None
+    """The certified threshold instead of ``p_base`` or ``tau``; decisions carry its promise."""
     max_entropy: float | None = None
     """For ``entropy``: predictive entropy (bits, in [0, 1]) over which the video is escalated; absent: the preset's."""
     view_limit: int | None = None
@@ -84,6 +88,8 @@ CLAUSE_SETTINGS = frozenset(
     {"title", "text", "action", "remove_at", "ignore_from", "effective_from", "effective_until"}
 )
 ROUTING_SETTINGS = frozenset(setting.name for setting in dataclasses.fields(Routing))
+THRESHOLDS = ("p_base", "tau", "certificate")
+"""Settings of the routing of which only one holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +133,10 @@ class Policy:
     @property
     def policy_hash(self) -> str:
         """SHA-256 of the canonical content: the order of keys and comments do not matter, every setting does."""
-        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False, default=_canonical)
+        record = dataclasses.asdict(self)
+        if record["routing"]["certificate"] is None:
+            del record["routing"]["certificate"]  # as it was before there were certificates
+        canonical = json.dumps(record, sort_keys=True, ensure_ascii=False, default=_canonical)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def chain(self, region: str | None) -> tuple[str, ...]:
@@ -169,9 +178,9 @@ class Policy:
 
 
 def _instead(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes of the routing, with an inherited ``p_base`` dropped for a given ``tau`` and the other way round."""
-    rivals = {"tau": "p_base", "p_base": "tau"}
-    return {rivals[key]: None for key in changes if key in rivals} | dict(changes)
+    """Changes of the routing; a threshold that is given drops an inherited one of another kind."""
+    given = [key for key in THRESHOLDS if key in changes]
+    return ({key: None for key in THRESHOLDS} if given else {}) | dict(changes)
 
 
 def _explained(prefix: str, record: Clause | Routing, keys: frozenset[str], origins: Mapping[str, str]) -> list[str]:

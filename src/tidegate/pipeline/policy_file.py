@@ -21,6 +21,7 @@ from tidegate.pipeline.policy import (
     CLAUSE_SETTINGS,
     ROUTING_SETTINGS,
     RULES,
+    THRESHOLDS,
     Action,
     Clause,
     Policy,
@@ -29,6 +30,8 @@ from tidegate.pipeline.policy import (
     RuleName,
     Threshold,
 )
+
+from tidegate.pipeline.policy_certificate import CertifiedThreshold, read_certified_threshold
 
 __all__ = ["MAX_POLICY_BYTES", "default_policy", "parse_policy", "read_policy"]
 
@@ -53,18 +56,18 @@ def read_policy(path: str | Path) -> Policy:
     if len(content) > MAX_POLICY_BYTES:
         raise ConfigError(f"{path}: expected at most {MAX_POLICY_BYTES} bytes of policy, got more")
     try:
-        return parse_policy(content.decode("utf-8"), origin=str(path))
+        return parse_policy(content.decode("utf-8"), origin=str(path), folder=Path(path).parent)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: expected UTF-8 text, got {error}") from error
 
 
-def parse_policy(text: str, *, origin: str = "policy") -> Policy:
-    """The policy in a text; ``origin`` is what errors call it."""
+def parse_policy(text: str, *, origin: str = "policy", folder: Path = Path()) -> Policy:
+    """The policy in a text; ``origin`` is what errors call it, certificates lie relative to ``folder``."""
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{origin}: expected TOML, got {error}") from error
-    table = _Table(document, origin, "")
+    table = _Table(document, origin, "", folder)
     head = table.table("policy")
     name, version = head.text("name", required=True), head.text("version", required=True)
     head.finish()
@@ -85,8 +88,8 @@ def parse_policy(text: str, *, origin: str = "policy") -> Policy:
 class _Table:
     """A TOML table from which keys are taken one by one; what is left at the end is an unknown key."""
 
-    def __init__(self, content: Mapping[str, Any], origin: str, path: str) -> None:
-        self._left, self._origin, self._path = dict(content), origin, path
+    def __init__(self, content: Mapping[str, Any], origin: str, path: str, folder: Path = Path()) -> None:
+        self._left, self._origin, self._path, self._folder = dict(content), origin, path, folder
         self._asked: set[str] = set()
 
     def error(self, key: str, expected: str, came: object) -> ConfigError:
@@ -103,7 +106,7 @@ class _Table:
         value = self.take(key)
         if value is not None and not isinstance(value, dict):
             raise self.error(key, "a table", value)
-        return _Table(value or {}, self._origin, f"{self._path}{key}.")
+        return _Table(value or {}, self._origin, f"{self._path}{key}.", self._folder)
 
     def tables(self, key: str) -> list[_Table]:
         values = self.take(key)
@@ -150,6 +153,13 @@ class _Table:
             return {stage: self._number(f"{key}.{stage}", score, 0, 1) for stage, score in value.items()}
         return None if value is None else self._number(key, value, 0, 1)
 
+    def certificate(self, key: str) -> CertifiedThreshold | None:
+        path = self.text(key)
+        try:
+            return None if path is None else read_certified_threshold(self._folder / Path(path).expanduser())
+        except ConfigError as error:
+            raise ConfigError(f"{self._origin}: {self._path}{key}: {error}") from error
+
     def day(self, key: str) -> date | None:
         value = self.take(key)
         if value is not None and (not isinstance(value, date) or isinstance(value, datetime)):
@@ -185,6 +195,7 @@ def _settings(table: _Table, *, among: frozenset[str]) -> dict[str, Any]:
         "rule": lambda key: table.word(key, RULES),
         "p_base": lambda key: table.number(key, 0, 100),
         "tau": lambda key: table.number(key, 0, 1),
+        "certificate": table.certificate,
         "max_entropy": lambda key: table.number(key, 0, 1),
         "view_limit": table.whole_number,
     }
@@ -225,8 +236,11 @@ def _routing(table: _Table) -> Routing:
 
 
 def _coherent_routing(routing: Routing, table: _Table) -> Routing:
-    if routing.tau is not None and routing.p_base is not None:
-        raise table.error("tau", "either tau or p_base, not both", routing.tau)
+    given = [key for key in THRESHOLDS if getattr(routing, key) is not None]
+    if len(given) > 1:
+        raise table.error(given[-1], f"only one of {', '.join(given)}", getattr(routing, given[-1]))
+    if routing.certificate is not None and routing.rule != "precision":
+        raise table.error("rule", "precision, which a certificate is for", routing.rule)
     return routing
 
 

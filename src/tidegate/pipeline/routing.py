@@ -7,14 +7,16 @@ the region of the video. Everything is built before the run, so that a threshold
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tidegate.cascade import AnyOf, Cascade, EntropyRule, Escalate, PrecisionRule, Rule, Stage, StageSpec, ViewRule
+from tidegate.cascade import AnyOf, Cascade, CertifiedRule, EntropyRule, Escalate, PrecisionRule, Rule, Stage, StageSpec, ViewRule
 from tidegate.errors import CheckpointError, ConfigError
-from tidegate.pipeline.policy import Policy, Routing
+from tidegate.pipeline.policy import Policy, ResolvedPolicy, Routing
+from tidegate.pipeline.policy_certificate import CertifiedThreshold
 from tidegate.types import Decision, Score, VideoContext
 
 __all__ = ["CalibratedStage", "RegionalCascades", "calibrated"]
@@ -68,10 +70,12 @@ class RegionalCascades:
 
     def __init__(self, stages: Sequence[CalibratedStage], policy: Policy) -> None:
         self._policy = policy
-        self._default = _cascade(stages, policy.resolve(None).routing)
+        self._default = _cascade(stages, policy.resolve(None), policy.policy_hash)
         regions = {region for region in policy.regions if region != "default" and region not in policy.groups}
         regions |= {member for members in policy.groups.values() for member in members}
-        self._by_region = {region: _cascade(stages, policy.resolve(region).routing) for region in sorted(regions)}
+        self._by_region = {
+            region: _cascade(stages, policy.resolve(region), policy.policy_hash) for region in sorted(regions)
+        }
 
     def of(self, region: str | None) -> Cascade:
         """The cascade of a region."""
@@ -82,7 +86,10 @@ class RegionalCascades:
         return self.of(context.region).step(scores, context)
 
 
-def _cascade(stages: Sequence[CalibratedStage], routing: Routing) -> Cascade:
+def _cascade(stages: Sequence[CalibratedStage], resolved: ResolvedPolicy, policy_hash: str) -> Cascade:
+    routing = resolved.routing
+    if routing.certificate is not None:
+        return _certified(stages, resolved, routing.certificate, policy_hash)
     used = stages[:1] if routing.rule == "never" else stages
     specs = [
         StageSpec(name=entry.stage.name, flag_threshold=entry.flag_threshold, rule=_rule(entry, routing))
@@ -90,6 +97,30 @@ def _cascade(stages: Sequence[CalibratedStage], routing: Routing) -> Cascade:
     ]
     last = StageSpec(name=used[-1].stage.name, flag_threshold=used[-1].flag_threshold)
     return Cascade(stages=(*specs, last))
+
+
+def _certified(
+    stages: Sequence[CalibratedStage], resolved: ResolvedPolicy, certificate: CertifiedThreshold, policy_hash: str
+) -> Cascade:
+    """Two stages under a promise: both thresholds are the certificate's, and no clause may set another one."""
+    where = f"cascade.certificate in {resolved.region or 'an unknown region'}"
+    if len(stages) != 2:
+        raise ConfigError(f"{where}: expected two stages, which a certificate is about, got {len(stages)}")
+    base, last = stages[0].stage, stages[1].stage
+    for clause in resolved.clauses_of(last.issue):
+        given = clause.remove_at
+        own = given.get(last.name) if isinstance(given, Mapping) else given
+        if clause.action == "remove" and own is not None and own != certificate.lam:
+            raise ConfigError(
+                f"{where}: expected clause {clause.id} without remove_at for stage {last.name}, or lam = "
+                f"{certificate.lam:g}, which the promise is about, got {own:g}"
+            )
+    guarantee = dataclasses.replace(certificate.guarantee, policy_hash=policy_hash)
+    rule = CertifiedRule(tau=certificate.tau, guarantee=guarantee, view_limit=resolved.routing.view_limit)
+    return Cascade(stages=(
+        StageSpec(name=base.name, flag_threshold=stages[0].flag_threshold, rule=rule),
+        StageSpec(name=last.name, flag_threshold=certificate.lam),
+    ))
 
 
 def _rule(entry: CalibratedStage, routing: Routing) -> Rule:

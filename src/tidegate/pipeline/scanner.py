@@ -35,6 +35,7 @@ from tidegate.pipeline.routing import CalibratedStage, RegionalCascades, calibra
 from tidegate.pipeline.runner import Runner
 from tidegate.pipeline.sink import FolderSink
 from tidegate.pipeline.source import Source, item_of_file
+from tidegate.pipeline.stage_file import read_stages
 from tidegate.types import Clip, ClipRequest, Outcome, TextSpan, VideoContext
 
 __all__ = ["ScanSettings", "Scanner", "load_preset"]
@@ -199,7 +200,7 @@ def load_preset(
     settings: ScanSettings | None = None,
     on_screen_text: OnScreenText | None = None,
 ) -> Scanner:
-    """The scanner of a preset, or of a folder that holds checkpoints in ``base`` and ``large``."""
+    """The scanner of a preset, of a folder with checkpoints in ``base`` and ``large``, or of a stage file (.toml)."""
     settings = settings or ScanSettings()
     stages = _stages(name_or_folder, device, settings.batch_size)
     rules = policy if policy is None or isinstance(policy, Policy) else read_policy(os.fspath(policy))
@@ -210,6 +211,8 @@ def _stages(name_or_folder: PathArg, device: str, batch_size: int) -> list[Calib
     from tidegate.models import PRESETS, load_stage, preset
 
     folder = Path(name_or_folder)
+    if folder.suffix == ".toml":
+        return read_stages(folder, device=device, batch_size=batch_size)
     if os.fspath(name_or_folder) not in PRESETS and folder.is_dir():
         names = [name for name in ("base", "large") if (folder / name).is_dir()]
         if "base" not in names:
