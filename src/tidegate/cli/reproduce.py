@@ -1,9 +1,11 @@
-"""``tidegate reproduce``: the paper's tables again, with the ``tiny`` preset on a manifest."""
+"""``tidegate reproduce``: the paper's tables again, with the ``tiny`` preset, and what they leave open."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,67 +13,173 @@ import typer
 
 __all__ = ["register"]
 
-_WHAT = ("table1", "table2", "table3", "table4", "table5", "table6", "all")
+_TABLES = ("table1", "table2", "table3", "table4", "table5", "table6")
+reproduce = typer.Typer(
+    name="reproduce",
+    no_args_is_help=True,
+    help="The paper's six tables again, row by row beside the paper's figures, and what they leave open.",
+)
+
+Preset = Annotated[str, typer.Option(help="Preset whose models are trained; only tiny has a foundation.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Manifest with splits; a synthetic corpus is made in --work by default.")
+]
+Work = Annotated[Path, typer.Option(help="Folder of features, tower outputs and finished trainings.")]
+FoundationFolder = Annotated[
+    Path | None, typer.Option("--foundation", help="Folder with warm-base and warm-large; the package's by default.")
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Trainings of each row.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that train; one thread each.")]
+Samples = Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+_WORK = Path("out/reproduce")
 
 
-def _reproduce(  # noqa: PLR0917 - one parameter an option
-    what: Annotated[str, typer.Argument(help="table1 to table6, or all.")],
-    preset: Annotated[str, typer.Option(help="Preset whose models are trained; only tiny has a foundation.")] = "tiny",
-    data: Annotated[
-        Path | None, typer.Option(help="Manifest with splits; a synthetic corpus is made in --work by default.")
-    ] = None,
-    work: Annotated[Path, typer.Option(help="Folder of features, tower outputs and finished trainings.")] = Path(
-        "out/reproduce"
-    ),
-    foundation: Annotated[
-        Path | None, typer.Option(help="Folder with warm-base and warm-large; the package's by default.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each row.")] = 3,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that train; one thread each.")] = 2,
-    samples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")] = 300,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-) -> None:
-    """Train what a table of the paper compares, and print the paper's rows beside ours.
+def register(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    for name in (*_TABLES, "all"):
+        reproduce.command(name, help=_help(name))(_verb(name))
+    reproduce.command("shift")(_shift)
+    reproduce.command("grid")(_grid)
+    app.add_typer(reproduce)
 
-    Rows that are done are not repeated. Example: tidegate reproduce table1 --data corpus/manifest.parquet
-    """
+
+def _help(name: str) -> str:
+    what = "All six tables" if name == "all" else f"Table {name.removeprefix('table')}"
+    return (
+        f"{what}: trains what is compared, prints the paper's rows beside ours; a row that is done is not repeated."
+        "\n\n"
+        f"Example: tidegate reproduce {name} --data corpus/manifest.parquet"
+    )
+
+
+@contextmanager
+def _said_plainly() -> Iterator[None]:
     from tidegate.errors import TidegateError, UsageError
 
     try:
-        if what not in _WHAT:
-            raise UsageError(f"expected one of {', '.join(_WHAT)}, got {what!r}")
-        if preset != "tiny":
-            raise UsageError(f"expected the preset tiny, the only one with a packaged foundation, got {preset!r}")
-        from tidegate.bench.reproduce.run import ReproduceConfig, reproduce_tables
-
-        tables = tuple(range(1, 7)) if what == "all" else (int(what.removeprefix("table")),)
-        config = ReproduceConfig(
-            data=data or _corpus(work),
-            folder=work,
-            tables=tables,
-            seeds=seeds,
-            workers=workers,
-            foundation=foundation,
-            num_samples=samples,
-        )
-        reports = reproduce_tables(config, lambda text: typer.echo(text, file=sys.stderr))
+        yield
     except TidegateError as error:
         typer.echo(f"{error.code}: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
-    if as_json:
-        typer.echo(json.dumps({"data": str(config.data), "tables": [report.to_dict() for report in reports]}))
-    else:
-        typer.echo("\n\n".join(report.to_markdown() for report in reports))
 
 
-def _corpus(work: Path) -> Path:
-    """The corpus that docs/results-reproduce.md is measured on; made if it is not there."""
+def _say(text: str) -> None:
+    typer.echo(text, file=sys.stderr)
+
+
+def _check(preset: str) -> None:
+    from tidegate.errors import UsageError
+
+    if preset != "tiny":
+        raise UsageError(f"expected the preset tiny, the only one with a packaged foundation, got {preset!r}")
+
+
+def _corpus(data: Path | None, work: Path) -> Path:
+    """The manifest; by default the corpus that docs/results-reproduce.md is measured on, made if it is not there."""
+    if data is not None:
+        return data
     from tidegate.corpus import SyntheticConfig, make_corpus
 
     make_corpus(SyntheticConfig(out=work / "corpus", videos=4500, seed=7, prevalence=0.4, workers=2))
     return work / "corpus" / "manifest.parquet"
 
 
-def register(app: typer.Typer) -> None:
-    """Add this verb to the command line."""
-    app.command("reproduce")(_reproduce)
+def _verb(name: str):  # type: ignore[no-untyped-def]
+    def verb(  # noqa: PLR0917 - one parameter an option
+        preset: Preset = "tiny",
+        data: Data = None,
+        work: Work = _WORK,
+        foundation: FoundationFolder = None,
+        seeds: Seeds = 3,
+        workers: Workers = 2,
+        samples: Samples = 300,
+        as_json: Json = False,
+    ) -> None:
+        with _said_plainly():
+            _check(preset)
+            from tidegate.bench.reproduce.run import ReproduceConfig, reproduce_tables
+
+            tables = tuple(range(1, 7)) if name == "all" else (int(name.removeprefix("table")),)
+            config = ReproduceConfig(
+                data=_corpus(data, work), folder=work, tables=tables, seeds=seeds, workers=workers,
+                foundation=foundation, num_samples=samples,
+            )  # fmt: skip
+            reports = reproduce_tables(config, _say)
+        if as_json:
+            record = {"data": str(config.data), "seeds": seeds, "tables": [report.to_dict() for report in reports]}
+            typer.echo(json.dumps(record))
+        else:
+            typer.echo("\n\n".join(report.to_markdown() for report in reports))
+
+    return verb
+
+
+def _shift(  # noqa: PLR0917 - one parameter an option
+    data: Data = None,
+    work: Work = _WORK,
+    base: Annotated[Path | None, typer.Option(help="Base checkpoint; the package's by default.")] = None,
+    large: Annotated[Path | None, typer.Option(help="AVLM checkpoint; the package's by default.")] = None,
+    videos: Annotated[int, typer.Option(min=20, help="Of each new corpus.")] = 300,
+    longer: Annotated[
+        str, typer.Option(help="Lengths in seconds, with commas, of clips among harmless others; may be empty.")
+    ] = "5,30,120,600",
+    each: Annotated[int, typer.Option(min=1, help="Violating and harmless videos of each length.")] = 12,
+    p_base: Annotated[int, typer.Option(min=1, max=99, help="Of the cascade, per cent.")] = 50,
+    samples: Samples = 500,
+    as_json: Json = False,
+) -> None:
+    """Base, cascade and AVLM where the content moved: another mix, other places and languages, longer videos.
+
+    Nothing is trained or chosen again. Example: tidegate reproduce shift --data corpus/manifest.parquet
+    """
+    with _said_plainly():
+        from tidegate.bench.reproduce.durations import make_longer
+        from tidegate.bench.reproduce.shift import FOREIGN_REGIONS, ShiftConfig, run_shift
+        from tidegate.bench.reproduce.stock import PACKAGED_FOUNDATION
+        from tidegate.corpus import SyntheticConfig, make_corpus
+
+        manifest, others = _corpus(data, work), {}
+        for name, seed, regions in (("other places and people", 202, None), ("rare languages", 101, FOREIGN_REGIONS)):
+            out = work / f"shift-{seed}-{videos}"
+            make_corpus(SyntheticConfig(out=out, videos=videos, seed=seed, prevalence=0.4, regions=regions, workers=2))
+            others[name] = out / "manifest.parquet"
+        for length in _seconds(longer):
+            others[f"{length} s long"] = make_longer(manifest, work / "longer", length, each=each)
+            _say(f"videos of {length} s: made")
+        weights = PACKAGED_FOUNDATION.parent
+        config = ShiftConfig(
+            data=manifest, base=base or weights / "base", large=large or weights / "large", folder=work / "features",
+            others=others, p_base_percent=p_base, num_samples=samples,
+        )  # fmt: skip
+        report = run_shift(config, _say)
+    typer.echo(json.dumps(report.to_dict()) if as_json else report.to_markdown())
+
+
+def _seconds(text: str) -> list[int]:
+    from tidegate.errors import UsageError
+
+    try:
+        return [int(part) for part in text.split(",") if part]
+    except ValueError:
+        raise UsageError(f"--longer: expected whole seconds with commas, got {text!r}") from None
+
+
+def _grid(  # noqa: PLR0917 - one parameter an option
+    data: Data = None,
+    work: Work = _WORK,
+    foundation: FoundationFolder = None,
+    seeds: Seeds = 1,
+    workers: Workers = 2,
+    samples: Samples = 300,
+) -> None:
+    """LoRA's rank 16 to 128 by alpha 32 to 256 on the large model, as AUC and R@P80."""
+    with _said_plainly():
+        from tidegate.bench.reproduce.run import ReproduceConfig, grid_markdown, lora_grid
+
+        config = ReproduceConfig(
+            data=_corpus(data, work), folder=work, tables=(), seeds=seeds, workers=workers, foundation=foundation,
+            num_samples=samples,
+        )  # fmt: skip
+        grid = lora_grid(config, (16, 32, 64, 128), (32, 64, 128, 256), _say)
+    typer.echo("\n\n".join(grid_markdown(grid, column) for column in ("AUC", "R@P80")))

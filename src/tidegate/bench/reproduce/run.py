@@ -15,15 +15,16 @@ from pathlib import Path
 
 import torch
 
-from tidegate.bench.reproduce.figures import RowScores, scores_of_cascade, scores_of_trial
+from tidegate.bench.reproduce.figures import Figures, RowScores, figures_of, scores_of_cascade, scores_of_trial
 from tidegate.bench.reproduce.report import TableReport, report_table
 from tidegate.bench.reproduce.stock import PACKAGED_FOUNDATION, Foundation, StockFiles, prepare_stock
 from tidegate.bench.reproduce.training import SCHEDULES, TrialResult, run_trial
 from tidegate.bench.reproduce.trials import ROWS, Trial, trials_of
 from tidegate.corpus import read_manifest
 from tidegate.errors import ManifestError, UsageError
+from tidegate.evaluation import markdown_table
 
-__all__ = ["ReproduceConfig", "finished", "reproduce_tables", "stock_files"]
+__all__ = ["ReproduceConfig", "finished", "grid_markdown", "lora_grid", "reproduce_tables", "stock_files"]
 
 Say = Callable[[str], None]
 
@@ -131,3 +132,29 @@ def reproduce_tables(config: ReproduceConfig, say: Say) -> list[TableReport]:
         report_table(number, files.issue, _row_scores(number, results, config.seeds), num_samples=config.num_samples)
         for number in config.tables
     ]
+
+
+def lora_grid(
+    config: ReproduceConfig, ranks: Sequence[int], alphas: Sequence[int], say: Say
+) -> dict[tuple[int, int], Figures]:
+    """Figures of the large model for every rank and alpha."""
+    trials = {(rank, alpha): Trial(stage="large", rank=rank, alpha=alpha) for rank in ranks for alpha in alphas}
+    results = finished(stock_files(config), tuple(trials.values()), config.seeds, workers=config.workers, say=say)
+    return {
+        key: figures_of(
+            scores_of_trial([results[trial, seed] for seed in range(config.seeds)]), num_samples=config.num_samples
+        )
+        for key, trial in trials.items()
+    }
+
+
+def grid_markdown(grid: Mapping[tuple[int, int], Figures], column: str) -> str:
+    """One line a rank, one column an alpha, in per cent."""
+    ranks, alphas = sorted({rank for rank, _ in grid}), sorted({alpha for _, alpha in grid})
+    rows = []
+    for rank in ranks:
+        row: dict[str, object] = {"rank": rank}
+        for alpha in alphas:
+            row[f"alpha {alpha}"] = str(grid[rank, alpha].values[column])
+        rows.append(row)
+    return f"{column} of the MLLM by rank and alpha of LoRA\n\n{markdown_table(rows)}"
