@@ -3,7 +3,8 @@
 Enters: a ``ProbeTable``. Leaves: ``FailureSlice`` values with a readable description, the number of items, the error
 rate with its interval, and how surprising it is after correction for the number of places looked at. Two searches:
 conjunctions of at most two metadata values (readable by construction), and clusters of the errors' embeddings,
-described by the metadata that they have more of than other errors. Labels are checked with ``cleanlab`` on out-of-fold peers.
+described by the metadata that they have more of than other errors. Labels are checked with ``cleanlab`` on
+out-of-fold peers.
 """
 
 from __future__ import annotations

@@ -1,0 +1,237 @@
+"""``ClipScorer``: probes on real clips, scored by a stage or a cascade of two.
+
+Enters: manifest entries and loaded stages. Leaves: a ``Scorer`` and, by ``table``, the run itself. Each clip is decoded
+once a probe, at four times the stage's frames, and changed in memory; in a cascade the base stage sees the same
+change, and what it stops is scored as far below the threshold as the base score lay below tau. Scores are kept on disk,
+one line an item and probe, under the models' identities: a run that was interrupted goes on, a probe that was made is
+not made again. A video that does not decode has no score and a note that says why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tidegate.corpus.manifest import Entry
+from tidegate.diagnosis.clip_changes import CHANGES, DENSE, Seen, changed, spread_frames
+from tidegate.diagnosis.content import Content, content_of
+from tidegate.diagnosis.score_table import slices_of
+from tidegate.diagnosis.table import Floats, ProbeTable
+from tidegate.errors import MediaError, UsageError
+from tidegate.media import DecoderPool, Limits
+from tidegate.models.scoring import ClassifierStage
+from tidegate.types import Clip, ClipRequest
+
+__all__ = ["AsIs", "ClipScorer", "Deciding"]
+
+AsIs = ""
+"""Key of the scores under no change."""
+_FORMAT = "clip-probes-1"
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deciding:
+    """Stages and what their scores are held against."""
+
+    large: ClassifierStage
+    threshold: float
+    base: ClassifierStage | None = None
+    tau: float = 0.0
+    """Base score at or over which the large stage is asked."""
+
+    @property
+    def identity(self) -> str:
+        """Changes whenever a score may change."""
+        base = "" if self.base is None else f"{self.base.identity}|{self.tau!r}"
+        said = f"{_FORMAT}|{self.large.identity}|{self.threshold!r}|{base}"
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+    @property
+    def request(self) -> ClipRequest:
+        """What is decoded of every video."""
+        own = self.large.request
+        edge = None if own.long_edge_pixels is None else 2 * own.long_edge_pixels
+        return ClipRequest(num_frames=DENSE * own.num_frames, exact=own.exact, audio=own.audio,
+                           max_audio_seconds=own.max_audio_seconds, long_edge_pixels=edge)
+
+
+@dataclass(kw_only=True)
+class _Scored:
+    """What one item came to under one probe."""
+
+    score: float | None
+    base: float | None = None
+    escalated: bool | None = None
+    note: str = ""
+    content: dict[str, Any] = field(default_factory=dict)
+
+
+class ClipScorer:
+    """Scores entries of a manifest under probes. Use it in a ``with`` block: it holds decoding processes."""
+
+    def __init__(self, entries: Sequence[Entry], deciding: Deciding, cache: Path, *, workers: int = 2,
+                 limits: Limits | None = None, progress: Progress | None = None) -> None:
+        if not entries:
+            raise UsageError("expected labelled entries to score, got none")
+        self._entries, self._deciding, self._progress = tuple(entries), deciding, progress
+        self._issue = deciding.large.issue
+        self._pool = DecoderPool(workers=workers, limits=limits or Limits())
+        self._threads = ThreadPoolExecutor(workers)
+        self._folder = cache / deciding.identity
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._known: dict[str, dict[str, _Scored]] = {}
+        self._donors = _donors(self._entries, self._issue)
+
+    @property
+    def probes(self) -> frozenset[str]:
+        """Probes that these stages and entries allow."""
+        truths = any(entry.truth for entry in self._entries)
+        left_out = set() if self._deciding.base is not None else {"force_full"}
+        if not truths:
+            left_out |= {"text_gold", "transcript_gold", "translated_gold"}
+        return frozenset(set(CHANGES) - left_out)
+
+    def score(self, rows: npt.NDArray[np.int64], probe: str) -> Floats:
+        """Scores of the rows under a probe; NaN where it does not apply or the video does not decode."""
+        known = self._known.setdefault(probe, self._read(probe))
+        left = [int(row) for row in rows if self._entries[int(row)].video_id not in known]
+        size = 4 * self._deciding.large.batch_size
+        for start in range(0, len(left), size):
+            batch = left[start : start + size]
+            self._keep(probe, batch, self._scored(batch, probe or None))
+            if self._progress is not None:
+                self._progress(probe or "as it is", min(start + size, len(left)), len(left))
+        found = [known[self._entries[int(row)].video_id].score for row in rows]
+        return np.asarray([np.nan if value is None else value for value in found], dtype=np.float64)
+
+    def table(self) -> ProbeTable:
+        """The run as it is: scores, thresholds, routes, notes and metadata of all entries."""
+        scores = self.score(np.arange(len(self._entries)), AsIs)
+        kept = [self._known[AsIs][entry.video_id] for entry in self._entries]
+        cascade = self._deciding.base is not None
+        content = Content.stacked([one.content for one in kept])
+        return ProbeTable(
+            ids=np.asarray([entry.video_id for entry in self._entries]),
+            labels=np.asarray([entry.labels[self._issue] for entry in self._entries], dtype=np.int64),
+            scores=scores, thresholds=np.full(len(scores), self._deciding.threshold),
+            sources=np.asarray([entry.source_id or entry.video_id for entry in self._entries]),
+            slices=slices_of(list(self._entries)),
+            base_scores=np.asarray([np.nan if s.base is None else s.base for s in kept]) if cascade else None,
+            escalated=np.asarray([bool(s.escalated) for s in kept]) if cascade else None,
+            features={"noise_level": content.noise_N}, embeddings_ND=content.embeddings_ND, hashes=content.hashes_N,
+            notes=np.asarray([one.note for one in kept]),
+        )
+
+    def _read(self, probe: str) -> dict[str, _Scored]:
+        file, known = self._file(probe), {}
+        lines = file.read_text(encoding="utf-8").split("\n") if file.exists() else []
+        for line in lines[:-1]:
+            values = json.loads(line)
+            known[values.pop("id")] = _Scored(**values)
+        if lines and lines[-1]:
+            file.write_text("\n".join([*lines[:-1], ""]), encoding="utf-8")
+        return known
+
+    def _file(self, probe: str) -> Path:
+        return self._folder / f"{probe or 'as-is'}.jsonl"
+
+    def _keep(self, probe: str, rows: Sequence[int], scored: Sequence[_Scored]) -> None:
+        with self._file(probe).open("a", encoding="utf-8") as file:
+            for row, one in zip(rows, scored, strict=True):
+                video_id = self._entries[row].video_id
+                self._known[probe][video_id] = one
+                file.write(json.dumps({"id": video_id, **vars(one)}) + "\n")
+
+    def _decoded(self, entry: Entry) -> Clip | MediaError:
+        try:
+            return self._pool.read_clip(entry.path, self._deciding.request, video_id=entry.video_id,
+                                        texts=entry.texts, context=entry.context)[1]
+        except MediaError as error:
+            return error
+
+    def _scored(self, rows: Sequence[int], probe: str | None) -> list[_Scored]:
+        """Decode, change, and let the stages decide."""
+        needs_donor = probe is not None and (probe.endswith(("_swap", "_only")))
+        wanted = sorted(set(rows) | ({self._donors[row] for row in rows} if needs_donor else set()))
+        clips = dict(zip(wanted, self._threads.map(self._decoded, [self._entries[r] for r in wanted]), strict=True))
+        found = [_Scored(score=None) for _ in rows]
+        jobs: list[tuple[int, Clip]] = []
+        for place, row in enumerate(rows):
+            clip = clips[row]
+            if isinstance(clip, MediaError):
+                found[place].note = clip.code
+                continue
+            donor = clips.get(self._donors[row])
+            seen = Seen(clip=clip, num_frames=self._deciding.large.request.num_frames,
+                        donor=donor if isinstance(donor, Clip) else None, truth=self._entries[row].truth,
+                        seed=zlib.crc32(self._entries[row].video_id.encode()))
+            jobs += [(place, one) for one in changed(seen, probe)]
+            if probe is None:
+                found[place].content = content_of(spread_frames(clip, self._deciding.large.request.num_frames))
+        self._decide(jobs, found, forced=probe == "force_full")
+        return found
+
+    def _decide(self, jobs: Sequence[tuple[int, Clip]], found: list[_Scored], *, forced: bool) -> None:
+        """Fill in scores; of several clips of an item the highest counts."""
+        deciding, left = self._deciding, list(jobs)
+        if deciding.base is not None and not forced:
+            asked = deciding.base.request.num_frames
+            values = [s.value for s in deciding.base([spread_frames(clip, asked) for _, clip in jobs])]
+            left = []
+            for (place, clip), value in zip(jobs, values, strict=True):
+                one = found[place]
+                one.base = max(value, one.base if one.base is not None else 0.0)
+                one.escalated = one.base >= deciding.tau
+                if value >= deciding.tau:
+                    left.append((place, clip))
+                else:
+                    _raise_to(one, _stopped(value, deciding.tau, deciding.threshold))
+        for (place, _), score in zip(left, deciding.large([clip for _, clip in left]), strict=True):
+            _raise_to(found[place], score.value)
+
+    def close(self) -> None:
+        """End the decoding processes."""
+        self._threads.shutdown()
+        self._pool.close()
+
+    def __enter__(self) -> ClipScorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _raise_to(one: _Scored, value: float) -> None:
+    one.score = value if one.score is None else max(one.score, value)
+
+
+def _stopped(base: float, tau: float, threshold: float) -> float:
+    """A score as far below the threshold, in log-odds, as the base score lay below tau."""
+    def odds(p: float) -> float:
+        inside = min(max(p, 1e-6), 1 - 1e-6)
+        return float(np.log(inside / (1 - inside)))
+
+    distance = min(odds(base) - odds(tau), -1e-3)
+    return float(1.0 / (1.0 + np.exp(-(odds(threshold) + distance))))
+
+
+def _donors(entries: Sequence[Entry], issue: str) -> dict[int, int]:
+    """For each row a harmless row of the same language and another source, the same in every run."""
+    harmless = [row for row, entry in enumerate(entries) if entry.labels.get(issue) == 0]
+    chosen = {}
+    for row, entry in enumerate(entries):
+        own = entry.source_id
+        others = [h for h in harmless if h != row and (own is None or entries[h].source_id != own)]
+        alike = [h for h in others if entries[h].language == entry.language] or others or [row]
+        chosen[row] = alike[zlib.crc32(entry.video_id.encode()) % len(alike)]
+    return chosen
