@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tidegate.bench.reproduce.durations import make_longer
+from tidegate.bench.reproduce.kinds import kind_aucs, kinds_table
 from tidegate.bench.reproduce.shift import ShiftConfig, ShiftReport, _later_period, _rows, _thresholds
 from tidegate.corpus import Entry, Manifest, read_manifest, write_manifest
 from tidegate.errors import ManifestError
@@ -83,3 +84,11 @@ def test_a_longer_video_holds_its_clip_and_lasts_as_long_as_asked(tmp_path: Path
     assert longer.stat().st_mtime_ns == before
     with pytest.raises(ManifestError, match="test clips of label 0"):
         make_longer(tmp_path / "manifest.parquet", tmp_path / "longer", 30, each=2, fillers=3)
+
+
+def test_a_kind_is_compared_with_all_harmless_videos() -> None:
+    """By hand: the sound's score beats both harmless ones, the title's one of the two."""
+    kinds, labels = ["sound", "title", None, None], np.asarray([1, 1, 0, 0])
+    found = kind_aucs(kinds, labels, np.asarray([[0.9, 0.4, 0.5, 0.1], [0.9, 0.4, 0.5, 0.1]]))
+    assert found == {"sound": (1, 1.0), "title": (1, 0.5)}
+    assert "| title | 1 | 0.50 |" in kinds_table({"model": found})

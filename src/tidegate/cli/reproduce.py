@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
         reproduce.command(name, help=_help(name))(_verb(name))
     reproduce.command("shift")(_shift)
     reproduce.command("grid")(_grid)
+    reproduce.command("kinds")(_kinds)
     app.add_typer(reproduce)
 
 
@@ -183,3 +184,24 @@ def _grid(  # noqa: PLR0917 - one parameter an option
         )  # fmt: skip
         grid = lora_grid(config, (16, 32, 64, 128), (32, 64, 128, 256), _say)
     typer.echo("\n\n".join(grid_markdown(grid, column) for column in ("AUC", "R@P80")))
+
+
+def _kinds(  # noqa: PLR0917 - one parameter an option
+    data: Data = None,
+    work: Work = _WORK,
+    foundation: FoundationFolder = None,
+    seeds: Seeds = 3,
+    base: Annotated[Path | None, typer.Option(help="Base checkpoint; the package's by default.")] = None,
+    large: Annotated[Path | None, typer.Option(help="AVLM checkpoint; the package's by default.")] = None,
+) -> None:
+    """Which kinds of evidence each model sees: two checkpoints, and the trainings of tables 1, 3, 6 that are done."""
+    with _said_plainly():
+        from tidegate.bench.reproduce.kinds import kinds_of_checkpoints, kinds_of_trials, kinds_table
+        from tidegate.bench.reproduce.run import ReproduceConfig
+        from tidegate.bench.reproduce.stock import PACKAGED_FOUNDATION
+
+        weights, manifest = PACKAGED_FOUNDATION.parent, _corpus(data, work)
+        folders = {"base checkpoint": base or weights / "base", "AVLM checkpoint": large or weights / "large"}
+        config = ReproduceConfig(data=manifest, folder=work, seeds=seeds, foundation=foundation)
+        columns = {**kinds_of_checkpoints(manifest, folders, work / "features"), **kinds_of_trials(config)}
+    typer.echo(kinds_table(columns))

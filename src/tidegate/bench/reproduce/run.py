@@ -24,7 +24,15 @@ from tidegate.corpus import read_manifest
 from tidegate.errors import ManifestError, UsageError
 from tidegate.evaluation import markdown_table
 
-__all__ = ["ReproduceConfig", "finished", "grid_markdown", "lora_grid", "reproduce_tables", "stock_files"]
+__all__ = [
+    "ReproduceConfig",
+    "finished",
+    "grid_markdown",
+    "lora_grid",
+    "reproduce_tables",
+    "results_done",
+    "stock_files",
+]
 
 Say = Callable[[str], None]
 
@@ -158,3 +166,9 @@ def grid_markdown(grid: Mapping[tuple[int, int], Figures], column: str) -> str:
             row[f"alpha {alpha}"] = str(grid[rank, alpha].values[column])
         rows.append(row)
     return f"{column} of the MLLM by rank and alpha of LoRA\n\n{markdown_table(rows)}"
+
+
+def results_done(files: StockFiles, trial: Trial, seeds: int) -> list[TrialResult]:
+    """Results of a trial that lie there already."""
+    paths = [_result_path(files, trial, seed) for seed in range(seeds)]
+    return [TrialResult.load(path) for path in paths if path.exists()]
