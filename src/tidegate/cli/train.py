@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tidegate.cli import lifecycle
+
 if TYPE_CHECKING:
     from tidegate.training.recipes import TrainRecipe
     from tidegate.training.stage import PublishedParts, TrainResult
@@ -209,4 +211,5 @@ def register(app: typer.Typer) -> None:
     stages = typer.Typer(help="Train a stage of the cascade.", no_args_is_help=True)
     stages.command("base", help="The cheap first stage.")(_train)
     stages.command("avlm", help="The large stage, whole or by LoRA.")(_train)
+    lifecycle.register(stages)
     app.add_typer(stages, name="train")

@@ -1,6 +1,6 @@
 """Engines: how one process, or several together, turn shares of a loss into an optimiser step.
 
-Enters: an ``Objective``. Leaves: its parameters, changed. ``OneProcess`` is here; ``tidegate.training.sharded`` has
+Enters: an objective. Leaves: its parameters, changed. ``OneProcess`` is here; ``tidegate.training.sharded`` has
 FSDP2 and DeepSpeed. The loop is the same for all of them: an engine only says which part of a step is this process's,
 adds numbers up over the processes, and steps.
 """
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from tidegate.errors import ConfigError
 from tidegate.training.examples import Shard
-from tidegate.training.objective import Objective
 from tidegate.training.recipes import OptimiserConfig
 
 __all__ = ["Engine", "OneProcess", "autocast", "trained_state"]
@@ -42,8 +41,8 @@ class Engine(Protocol):
         """Whether it has a ``full_state``."""
         ...
 
-    def prepare(self, objective: Objective, make: MakeOptimiser, config: OptimiserConfig) -> None:
-        """Take the objective over; once, before the first step."""
+    def prepare(self, objective: nn.Module, make: MakeOptimiser, config: OptimiserConfig) -> None:
+        """Take a module whose forward pass is a loss over; once, before the first step."""
         ...
 
     def loss(self, *inputs: Any) -> Tensor:
@@ -60,6 +59,10 @@ class Engine(Protocol):
 
     def gathered(self, values: Any) -> list[Any]:
         """The values of all processes, in order of rank."""
+        ...
+
+    def scoring(self) -> AbstractContextManager[None]:
+        """While it is open, the model's own forward pass can be called."""
         ...
 
     def full_state(self) -> dict[str, Any]:
@@ -103,7 +106,7 @@ class OneProcess:
         self.device = device
         self.shard = Shard()
 
-    def prepare(self, objective: Objective, make: MakeOptimiser, config: OptimiserConfig) -> None:
+    def prepare(self, objective: nn.Module, make: MakeOptimiser, config: OptimiserConfig) -> None:
         """Move to the device and build the optimiser."""
         self.objective = objective.to(self.device)
         self.optimiser = make(self.objective)
@@ -140,6 +143,10 @@ class OneProcess:
     def gathered(self, values: Any) -> list[Any]:
         """The values alone."""
         return [values]
+
+    def scoring(self) -> AbstractContextManager[None]:
+        """Nothing needs to be done."""
+        return nullcontext()
 
     def full_state(self) -> dict[str, Any]:
         """Weights, heads, optimiser."""

@@ -266,7 +266,8 @@ def _scores(run: _Run, session: _Session) -> npt.NDArray[np.float64]:
     each = -(-len(validation) // shard.world_size)
     padded = np.concatenate([mine, np.zeros(each - len(mine), dtype=np.int64)])
     rows = validation.rows[padded].tolist()
-    scores = score_rows(run.model, session.processor, validation.table, rows, device=session.engine.device)
+    with session.engine.scoring():
+        scores = score_rows(run.model, session.processor, validation.table, rows, device=session.engine.device)
     parts = session.engine.gathered((mine, scores[: len(mine)]))
     out = np.zeros((len(validation), *scores.shape[1:]))
     for places, values in parts:

@@ -8,7 +8,8 @@ states are sharded, weights stay whole from the forward to the backward pass (``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,13 +20,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tidegate.errors import ConfigError, DependencyMissing
 from tidegate.training.engine import MakeOptimiser, OneProcess, trained_state
 from tidegate.training.examples import Shard
-from tidegate.training.objective import Objective
 from tidegate.training.recipes import OptimiserConfig
 
 __all__ = ["DeepSpeedZero", "Fsdp"]
@@ -60,7 +60,7 @@ class _Several(OneProcess):
 class Fsdp(_Several):
     """``torch.distributed.fsdp.fully_shard``."""
 
-    def prepare(self, objective: Objective, make: MakeOptimiser, config: OptimiserConfig) -> None:
+    def prepare(self, objective: nn.Module, make: MakeOptimiser, config: OptimiserConfig) -> None:
         """Shard layer by layer, then the rest."""
         mesh = init_device_mesh(self.device.split(":", maxsplit=1)[0], (self.shard.world_size,))
         objective.to(self.device)
@@ -73,6 +73,18 @@ class Fsdp(_Several):
     def backward(self, loss: Tensor) -> None:
         """FSDP averages gradients over the processes; the shares of the loss are to be added up."""
         (loss * self.shard.world_size).backward()
+
+    @contextmanager
+    def scoring(self) -> Iterator[None]:
+        """Weights are gathered: the model is called without the objective around it."""
+        parts = [module for module in self.objective.modules() if isinstance(module, FSDPModule)]
+        for part in parts:
+            part.unshard()
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.reshard()
 
     def full_state(self) -> dict[str, Any]:
         """Weights and optimiser, put together from all processes."""
@@ -99,7 +111,7 @@ class Fsdp(_Several):
 
     def share_out(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """This process's part of the model's weights."""
-        return self.share_out_like(trained_state(self.objective.model), state)
+        return self.share_out_like(trained_state(self.objective.get_submodule("model")), state)
 
     def share_out_like(self, like: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors, sharded as their namesakes are."""
@@ -117,7 +129,7 @@ class DeepSpeedZero(_Several):
 
     resumable = False
 
-    def prepare(self, objective: Objective, make: MakeOptimiser, config: OptimiserConfig) -> None:
+    def prepare(self, objective: nn.Module, make: MakeOptimiser, config: OptimiserConfig) -> None:
         """Hand model and optimiser over. Clipping is set: DeepSpeed's own default is 1, whatever the recipe says."""
         try:
             import deepspeed
@@ -171,8 +183,3 @@ class DeepSpeedZero(_Several):
     def full_state(self) -> dict[str, Any]:
         """Not to be had from this engine."""
         raise ConfigError("expected strategy fsdp for a run that is saved and resumed, got deepspeed")
-
-
-def parameters_of(module: nn.Module) -> int:
-    """Elements of all parameters that this process holds."""
-    return sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in module.parameters())

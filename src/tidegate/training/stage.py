@@ -246,15 +246,30 @@ def train_stage(
             train = stack.enter_context(LiveTable(work.splits["train"], processor, workers=workers))
         examples = _parts(work, train, table)
         out.parent.mkdir(parents=True, exist_ok=True)
-        result, adapted = _trained(work, model, processor, examples)
-    if adapted is not None:
-        if work.engine.shard.rank == 0:
-            save_adapter(adapted, out.with_name(out.name + "-adapter"))
-        merged(adapted)
+        fitted, adapted = _trained(work, model, processor, examples)
+    model, adapted = _whole(work, model, adapted)
     failed = table.failed + (train.failed if isinstance(train, LiveTable) else ())
     notes = [f"the head of {', '.join(recipe.model.issues)} was new"] if init is not None and new_heads else []
-    done = _Done(fit=result, failed=failed, from_cache=table.from_cache, notes=tuple(notes))
-    return _finish(work, model, processor, examples, done, half=half, command=command)
+    done = _Done(fit=fitted, failed=failed, from_cache=table.from_cache, notes=tuple(notes))
+    finished = None
+    if work.engine.shard.rank == 0:
+        if adapted is not None:
+            save_adapter(adapted, out.with_name(out.name + "-adapter"))
+            merged(adapted)
+        finished = _finish(work, model, processor, examples, done, half=half, command=command)
+    result: TrainResult = work.engine.gathered(finished)[0]
+    return result
+
+
+def _whole(work: _Work, model: Model, adapted: Adapted | None) -> tuple[Model, Adapted | None]:
+    """The trained model in plain modules: what an engine of several processes has sharded is put together."""
+    if work.engine.shard.world_size == 1:
+        return model, adapted
+    state = work.engine.whole(model.state_dict())
+    fresh = build_model(model.config)
+    again = None if adapted is None else adapt(fresh, adapted.config, towers=work.recipe.train_towers)
+    fresh.load_state_dict(state)
+    return fresh.eval(), again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,7 +388,9 @@ def _finish(
     command: str | None,
 ) -> TrainResult:
     """Thresholds on validation, figures on test, and the folder."""
-    recipe, data, device = work.recipe, work.data, work.engine.device
+    recipe, data = work.recipe, work.data
+    device = work.engine.device
+    model.to(device)
     validation, test = (
         _scored(model, processor, examples[name], work.splits[name], device) for name in ("validation", "test")
     )
@@ -396,10 +413,8 @@ def _finish(
         },
         notes=(*_notes(work, done.failed), *done.notes),
     )
-    if work.engine.shard.rank == 0:
-        save_checkpoint(model, processor, work.out, card, half=half)
-        save_thresholds(work.out, _thresholds(validation, f"validation of {digest}"))
-    work.engine.gathered(None)
+    save_checkpoint(model, processor, work.out, card, half=half)
+    save_thresholds(work.out, _thresholds(validation, f"validation of {digest}"))
     return TrainResult(
         folder=work.out,
         fit=done.fit,
