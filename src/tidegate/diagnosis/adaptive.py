@@ -26,6 +26,7 @@ from tidegate.diagnosis.observations import Observations, observe
 from tidegate.diagnosis.signatures import control_pool, effect_of
 from tidegate.diagnosis.table import Floats, ProbeTable, Scorer
 from tidegate.diagnosis.taxonomy import PROBES, FailureClass
+from tidegate.diagnosis.thresholds import best_slice_thresholds
 
 __all__ = ["PROBES_OF_CLASS", "ProbingConfig", "Spent", "probe_run"]
 
@@ -93,6 +94,8 @@ class _Probing:
             errors = np.sort(rng.choice(errors, config.max_errors, replace=False))
         self.errors: Ints = errors
         self.controls = _controls(table, config.max_controls, rng)
+        self.thresholds = best_slice_thresholds(table)
+        """Of no probe, so they are fitted once."""
         self.by_probe: dict[str, float] = {}
         self.on_controls = 0.0
         self.refused: dict[str, set[int]] = {}
@@ -182,7 +185,7 @@ def _in_rounds(state: _Probing, rules: RulesConfig, seed: int) -> None:
 
 def _wanted(state: _Probing, rules: RulesConfig) -> dict[str, tuple[float, Ints]]:
     """Probe → (information it promises over all errors that want it most, their rows)."""
-    seen = observe(state.table)
+    seen = observe(state.table, thresholds=state.thresholds)
     place = np.flatnonzero(np.isin(seen.rows, state.errors))
     ratios = log_ratios(seen, config=rules, untold=0.0)
     _, given = shares_of(ratios, pseudo=0.0, floor=0.01)
@@ -226,7 +229,7 @@ def _entropy(weights: Floats) -> Floats:
 
 def _complete(state: _Probing, rules: RulesConfig) -> None:
     """Run the probes behind the likeliest classes' interventions on all errors."""
-    ranking = [name for name, probability in rank(observe(state.table), config=rules) if probability > 0.05]
+    ranking = [name for name, probability in rank(observe(state.table, thresholds=state.thresholds), config=rules) if probability > 0.05]
     likely = [name for name in ranking if name in {c.value for c in FailureClass}][: state.config.complete]
     for name in likely:
         for probe in PROBES_OF_CLASS.get(FailureClass(name), ()):
