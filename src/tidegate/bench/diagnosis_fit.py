@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate.diagnosis.diagnose import DiagnosisConfig, diagnose
-from tidegate.diagnosis.learned import LearnedClassifier, PlantedRun, fit
+from tidegate.diagnosis.learned import SHIPPED, LearnedClassifier, PlantedRun, fit
 from tidegate.diagnosis.planted.cases import FIRST_TEST_WORLD, Case, faultless, plant, singles
 from tidegate.diagnosis.planted.fault import Fault
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.errors import UsageError
 
-__all__ = ["StoredRun", "StoredScorer", "collect", "fit_shipped", "fitting_faults", "load_run", "save_run"]
+__all__ = ["StoredRun", "StoredScorer", "collect", "fit_and_save", "fit_shipped", "load_run", "save_run"]
 
 Array = npt.NDArray[Any]
-CONTROLS = 700
+CONTROLS = 450
 """Right items of each run whose probes are kept."""
 LEAST_EXTRA_ERRORS = 8
 """Faults that do less are left out of the fit: nothing can be seen of them, and no one could name them."""
@@ -144,3 +144,12 @@ def fit_shipped(
         runs.append(planted_run(run, config))
     worlds = len({run.world for run in stored})
     return fit(runs, notes=f"{len(runs)} planted runs in {worlds} worlds, fitting injectors only")
+
+
+def fit_and_save(
+    folder: Path, worlds: int, *, path: Path = SHIPPED, progress: Callable[[str], None] = lambda message: None
+) -> LearnedClassifier:
+    """Plant what is missing in ``folder``, fit, and write the classifier where the package looks for it."""
+    fitted = fit_shipped(collect(folder, worlds, progress), progress=progress)
+    fitted.save(path)
+    return fitted

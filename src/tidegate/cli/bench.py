@@ -146,3 +146,26 @@ def _pipeline(
             memory_videos=memory_videos, seed=seed, progress=_progress,
         )  # fmt: skip
     _print(found.to_dict(), found.table(), as_json=as_json)
+
+
+@bench.command("diagnosis", epilog="Example: tidegate bench diagnosis --quick")
+def _diagnosis(
+    *,
+    full: Annotated[bool, typer.Option("--full/--quick", help="Several worlds, or a first look.")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Test worlds; default: 4, quick: 1.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where rows are kept; what is there is not run again.")] = Path(
+        "out/bench/diagnosis"
+    ),
+    fit_worlds: Annotated[int, typer.Option(min=0, help="Fit the classifier on as many worlds first.")] = 0,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop then and score what there is.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Plant faults with a known cause: is it named, and does the advice work? Every intervention is really run."""
+    with _said_plainly():
+        from tidegate.bench.diagnosis import render, run_diagnosis_benchmark
+        from tidegate.bench.diagnosis_fit import fit_and_save
+
+        if fit_worlds:
+            fit_and_save(folder / "fit", fit_worlds, progress=_progress)
+        found = run_diagnosis_benchmark(folder, full=full, seeds=seeds, max_seconds=max_seconds, progress=_progress)
+    _print(found.to_dict(), render(found), as_json=as_json)

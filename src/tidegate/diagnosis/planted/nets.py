@@ -220,5 +220,5 @@ def fingerprint(seen: Observation) -> Array:
     """A unit vector of the raw content, for near-duplicates; shape (N, F)."""
     count_N1 = np.maximum(seen.there_NT.sum(1, keepdims=True), 1)
     raw_NF = np.column_stack([2 * seen.frames_NTD.sum(1) / count_N1, seen.sound_NE, seen.words_NW, seen.text_NKW[:, 0]])
-    unit_NF: Array = raw_NF / np.maximum(np.linalg.norm(raw_NF, axis=1, keepdims=True), 1e-9)
+    unit_NF: Array = (raw_NF / np.maximum(np.linalg.norm(raw_NF, axis=1, keepdims=True), 1e-9)).astype(np.float32)
     return unit_NF

@@ -55,7 +55,7 @@ def _swap(*names: str) -> Callable[[Pipeline, Array], Pipeline]:
     return swapped
 
 
-def _set(**changes: object) -> Callable[[Pipeline, Array], Pipeline]:
+def _set(**changes: Any) -> Callable[[Pipeline, Array], Pipeline]:
     return lambda pipeline, matches: pipeline.with_(**changes)
 
 
@@ -109,6 +109,8 @@ def matches_of(split: Split, found: Outcome) -> Array:
 class WorldScorer:
     """Scores a split's items again with one thing changed; ``a+b`` changes two."""
 
+    combines = True
+
     def __init__(self, system: Deployed, split: str = "recent") -> None:
         self._system, self._split = system, split
         self._matches = matches_of(system.setup.splits[split], outcome(system, split))
@@ -161,18 +163,18 @@ def _channels(seen: Observation) -> list[tuple[Array, Array]]:
     return [(seen.frames_NTD.max(1), everything), (seen.sound_NE, everything), (seen.words_NW, words), *texts]
 
 
-def _distance(train: Observation, seen: Observation, *, keep: int = 1500) -> Array:
+def _distance(train: Observation, seen: Observation, *, keep: int = 900) -> Array:
     """Distance to the third-nearest training item in the channel where it is largest, over what is usual there."""
     farthest = np.zeros(len(seen))
     for (old, has), (new, wanted) in zip(_channels(train), _channels(seen), strict=True):
         known = old[has][:keep].astype(np.float32)
-        between = ((known[:400, None] - known[None, 400:]) ** 2).sum(-1) if len(known) > 500 else None
+        between = ((known[:150, None] - known[None, 150:]) ** 2).sum(-1) if len(known) > 300 else None
         if between is None or not wanted.any():
             continue
         usual = np.quantile(np.sqrt(np.partition(between, 3, axis=1)[:, 3]), 0.9)
         rows = new[wanted].astype(np.float32)
-        squares = (rows**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2 * rows @ known.T
-        distance = np.sqrt(np.maximum(np.partition(squares, 3, axis=1)[:, 3], 0.0))
+        squares = (known**2).sum(1)[None] - 2 * rows @ known.T
+        distance = np.sqrt(np.maximum(np.partition(squares, 3, axis=1)[:, 3] + (rows**2).sum(1), 0.0))
         farthest[wanted] = np.maximum(farthest[wanted], distance / usual)
     return farthest
 

@@ -1,0 +1,167 @@
+"""``tidegate bench diagnosis``: faults with a known cause are planted; is it named, and does the advice work?
+
+Enters: how much to run and a folder. Leaves: a ``DiagnosisReport``; ``render`` makes Markdown of it. Rows are written
+to the folder as they come, so that a run that was stopped goes on where it was. Test worlds have seeds that no fit has
+seen; the held-out injectors are mechanisms that no fit has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tidegate.bench.diagnosis_runs import RunConfig, key_of, run_fault
+from tidegate.bench.diagnosis_score import score
+from tidegate.diagnosis.learned import shipped_classifier
+from tidegate.diagnosis.planted.cases import FIRST_TEST_WORLD, doubles, faultless, singles
+from tidegate.diagnosis.planted.fault import Fault
+from tidegate.diagnosis.transfer import TransferRatios
+from tidegate.evaluation import markdown_table
+
+__all__ = ["DiagnosisReport", "Planned", "plan", "render", "run_diagnosis_benchmark"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A run to come."""
+
+    fault: Fault
+    with_gains: bool
+    with_curve: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosisReport:
+    """Scores and the rows behind them."""
+
+    scores: dict[str, Any]
+    seconds: float
+    classifier: str
+    """What judged: the notes of the classifier, or ``rules``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: the figures by name at the top, details below."""
+        return {**self.scores, "seconds": self.seconds, "classifier": self.classifier}
+
+
+def plan(*, seeds: int, full: bool, first_seed: int = FIRST_TEST_WORLD) -> Iterator[Planned]:
+    """Runs in an order in which an unfinished benchmark is still a fair sample: world after world."""
+    for number in range(seeds):
+        world = first_seed + number
+        for family in ("held_out", "fitting"):
+            for place, fault in enumerate(singles([world], family, (1 + number % 3,))):
+                yield Planned(
+                    fault=fault, with_gains=not full or (place + number) % 3 == 0, with_curve=number % 3 == 1
+                )
+        for fault in [*faultless([world]), *doubles([world])]:
+            yield Planned(fault=fault, with_gains=False, with_curve=False)
+
+
+def _quick_plan(seeds: int) -> Iterator[Planned]:
+    """Every class once of each kind, as severe as it gets; the interventions of every fourth."""
+    for place, planned in enumerate(plan(seeds=seeds, full=False, first_seed=FIRST_TEST_WORLD + 2)):
+        yield Planned(fault=planned.fault, with_gains=place % 4 == 0, with_curve=False)
+
+
+def _known(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return {row["key"]: row for row in rows}
+
+
+def _run_all(
+    planned: Sequence[Planned], path: Path, ratios: TransferRatios, progress: Callable[[str], None],
+    max_seconds: float | None,
+) -> tuple[list[dict[str, Any]], str]:
+    classifier = shipped_classifier()
+    known, rows, started = _known(path), [], time.perf_counter()
+    for number, one in enumerate(planned):
+        key = key_of(one.fault)
+        if key not in known:
+            if max_seconds is not None and time.perf_counter() - started > max_seconds:
+                progress(f"stopped after {max_seconds:.0f} s: {number} of {len(planned)} runs")
+                break
+            config = RunConfig(
+                classifier=classifier, ratios=ratios, with_gains=one.with_gains, with_curve=one.with_curve
+            )
+            known[key] = run_fault(one.fault, config)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(known[key]) + "\n")
+            named, seconds = known[key]["ranking"][0][0], known[key]["seconds"]
+            progress(f"{number + 1}/{len(planned)} {key}: {named} ({seconds:.0f} s)")
+        rows.append(known[key])
+    return rows, "rules" if classifier is None else classifier.notes
+
+
+def run_diagnosis_benchmark(
+    folder: Path, *, full: bool = False, seeds: int | None = None, ratios: TransferRatios | None = None,
+    max_seconds: float | None = None, progress: Callable[[str], None] = lambda message: None,
+) -> DiagnosisReport:
+    """Run what is not yet in ``folder`` and score all of it; ``max_seconds``: stop and score what there is."""
+    started = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    planned = list(plan(seeds=seeds or 4, full=True) if full else islice(_quick_plan(seeds or 1), None))
+    path = folder / ("full.jsonl" if full else "quick.jsonl")
+    rows, judge = _run_all(planned, path, ratios or TransferRatios(), progress, max_seconds)
+    return DiagnosisReport(scores=score(rows), seconds=time.perf_counter() - started, classifier=judge)
+
+
+GOALS = {
+    "top1": ("single faults, mechanisms seen in the fit: named first", "≥ .85"),
+    "top3": ("the same: among the first three", "≥ .95"),
+    "heldout_top1": ("single faults, mechanisms never seen: named first", "≥ .65"),
+    "heldout_top3": ("the same: among the first three", ""),
+    "top1_small_ones_too": ("named first, faults of next to no harm included", ""),
+    "heldout_top1_small_ones_too": ("the same, mechanisms never seen", ""),
+    "false_alarm": ("false alarms (no fault, and decoys)", "≤ .05"),
+    "median_regret": ("gain regret of the advice, median", "≤ .10"),
+    "median_regret_of_class": ("gain regret of the taxonomy's first intervention for the named class, median", ""),
+    "interval_coverage": ("predicted gains: coverage of 90 % intervals", "≥ .85"),
+    "rank_correlation": ("rank correlation of predicted and realised gains, median", ""),
+    "items_found": ("items harmed by the fault that get its class", ""),
+    "calls_per_error": ("model calls a diagnosed error", ""),
+    "and_both_in_top3": ("AND faults: both classes among the first three", "≥ .50"),
+    "and_one_is_top1": ("AND faults: one of them first", ""),
+    "or_both_in_top3": ("OR faults: both among the first three", ""),
+    "or_one_is_top1": ("OR faults: one of them first", ""),
+}  # fmt: skip
+"""Figure → (words, goal)."""
+
+
+def render(report: DiagnosisReport) -> str:
+    """Markdown of all figures."""
+    found = report.scores
+    rows = [
+        {"figure": words, "value": found[name]["value"], "95 % interval": _between(found[name]),
+         "runs": found[name]["n"], "goal": goal}
+        for name, (words, goal) in GOALS.items()
+    ]  # fmt: skip
+    ours = {"top1": found["top1"]["value"], "heldout_top1": found["heldout_top1"]["value"],
+            "false_alarm": found["false_alarm"]["value"], "median_regret": found["median_regret"]["value"]}  # fmt: skip
+    rivals = [{"method": name, **values} for name, values in {"diagnosis": ours, **found["rivals"]}.items()]
+    by_class = [{"class": name, **values} for name, values in found["by_class"].items()]
+    return "\n\n".join([
+        f"{found['runs']} runs ({found['runs_too_small_to_count']} planted faults were too small to count), judged by: "
+        f"{report.classifier}; macro-F1 {found['macro_f1']:.3f}.",
+        markdown_table(rows), "Beside simpler methods:", markdown_table(rivals), "By class (named first):",
+        markdown_table(by_class), "Accuracy against model calls:", markdown_table(found["curve"]),
+        "Confusion (truth: named):", _confusion(found["confusion"]),
+    ])  # fmt: skip
+
+
+def _between(interval: dict[str, float]) -> str:
+    return f"{interval['low']:.3f} to {interval['high']:.3f}"
+
+
+def _confusion(table: dict[str, dict[str, int]]) -> str:
+    lines = []
+    for truth, named in table.items():
+        most_first = sorted(named.items(), key=lambda pair: -pair[1])
+        lines.append(f"- {truth}: " + ", ".join(f"{name} {count}" for name, count in most_first))
+    return "\n".join(lines)
