@@ -229,7 +229,8 @@ def _entropy(weights: Floats) -> Floats:
 
 def _complete(state: _Probing, rules: RulesConfig) -> None:
     """Run the probes behind the likeliest classes' interventions on all errors."""
-    ranking = [name for name, probability in rank(observe(state.table, thresholds=state.thresholds), config=rules) if probability > 0.05]
+    seen = observe(state.table, thresholds=state.thresholds)
+    ranking = [name for name, probability in rank(seen, config=rules) if probability > 0.05]
     likely = [name for name in ranking if name in {c.value for c in FailureClass}][: state.config.complete]
     for name in likely:
         for probe in PROBES_OF_CLASS.get(FailureClass(name), ()):
