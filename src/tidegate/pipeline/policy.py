@@ -180,7 +180,7 @@ class Policy:
 def _instead(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Changes of the routing; a threshold that is given drops an inherited one of another kind."""
     given = [key for key in THRESHOLDS if key in changes]
-    return ({key: None for key in THRESHOLDS} if given else {}) | dict(changes)
+    return (dict.fromkeys(THRESHOLDS) if given else {}) | dict(changes)
 
 
 def _explained(prefix: str, record: Clause | Routing, keys: frozenset[str], origins: Mapping[str, str]) -> list[str]:

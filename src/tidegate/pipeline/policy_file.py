@@ -30,7 +30,6 @@ from tidegate.pipeline.policy import (
     RuleName,
     Threshold,
 )
-
 from tidegate.pipeline.policy_certificate import CertifiedThreshold, read_certified_threshold
 
 __all__ = ["MAX_POLICY_BYTES", "default_policy", "parse_policy", "read_policy"]
@@ -238,7 +237,7 @@ def _routing(table: _Table) -> Routing:
 def _coherent_routing(routing: Routing, table: _Table) -> Routing:
     given = [key for key in THRESHOLDS if getattr(routing, key) is not None]
     if len(given) > 1:
-        raise table.error(given[-1], f"only one of {', '.join(given)}", getattr(routing, given[-1]))
+        raise table.error(given[-1], f"either {' or '.join(given)}, not both", getattr(routing, given[-1]))
     if routing.certificate is not None and routing.rule != "precision":
         raise table.error("rule", "precision, which a certificate is for", routing.rule)
     return routing

@@ -13,7 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tidegate.cascade import AnyOf, Cascade, CertifiedRule, EntropyRule, Escalate, PrecisionRule, Rule, Stage, StageSpec, ViewRule
+from tidegate.cascade import (
+    AnyOf,
+    Cascade,
+    CertifiedRule,
+    EntropyRule,
+    Escalate,
+    PrecisionRule,
+    Rule,
+    Stage,
+    StageSpec,
+    ViewRule,
+)
 from tidegate.errors import CheckpointError, ConfigError
 from tidegate.pipeline.policy import Policy, ResolvedPolicy, Routing
 from tidegate.pipeline.policy_certificate import CertifiedThreshold
@@ -69,13 +80,17 @@ class RegionalCascades:
     """One ``Cascade`` for each way in which a policy routes."""
 
     def __init__(self, stages: Sequence[CalibratedStage], policy: Policy) -> None:
-        self._policy = policy
+        self._policy, self._stages = policy, tuple(stages)
         self._default = _cascade(stages, policy.resolve(None), policy.policy_hash)
         regions = {region for region in policy.regions if region != "default" and region not in policy.groups}
         regions |= {member for members in policy.groups.values() for member in members}
         self._by_region = {
             region: _cascade(stages, policy.resolve(region), policy.policy_hash) for region in sorted(regions)
         }
+
+    def under(self, policy: Policy) -> RegionalCascades:
+        """The same stages under another policy."""
+        return RegionalCascades(self._stages, policy)
 
     def of(self, region: str | None) -> Cascade:
         """The cascade of a region."""

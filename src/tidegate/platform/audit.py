@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ class AuditTrail:
         files = _files(folder, name)
         self._number = _number(files[-1]) if files else 1
         self.head = _recover(files)
+        self.sealed_at = files[-1].stat().st_mtime if files else 0.0
+        """Unix time of the last seal; 0: there is none."""
         self._file = self._open()
 
     def append(self, lines: Sequence[bytes]) -> None:
@@ -79,10 +82,18 @@ class AuditTrail:
         except OSError as error:
             self._reopen()
             raise ServiceUnavailable(f"{self._folder}: the audit trail cannot be written: {error}") from error
-        self.head, self._pending = head, b""
+        self.head, self._pending, self.sealed_at = head, b"", time.time()
+
+    def describe(self, setup: Mapping[str, Any]) -> None:
+        """From the next block on, decisions rest on this."""
+        self._setup = dict(setup)
+        self._pending = self._setup_line()
 
     def close(self) -> None:
         self._file.close()
+
+    def _setup_line(self) -> bytes:
+        return msgspec.json.encode(_Setup(self._setup, self.head)) + b"\n"
 
     def _open(self) -> BinaryIO:
         path = self._folder / f"{self._name}-{self._number:06d}.log"
@@ -92,7 +103,7 @@ class AuditTrail:
         except OSError as error:
             file.close()
             raise UsageError(f"{path}: expected no other writer, but another process holds it") from error
-        self._pending = msgspec.json.encode(_Setup(self._setup, self.head)) + b"\n"
+        self._pending = self._setup_line()
         return file
 
     def _rotate(self) -> None:

@@ -37,12 +37,13 @@ from tidegate.platform.runner import RunnerConfig
 from tidegate.platform.settings import Table, nearest
 
 __all__ = [
-    "AuditConfig", "Choice", "Experiment", "ExperimentSettings", "OperationsConfig", "PlatformConfig", "read_config",
+    "AuditConfig", "BudgetSettings", "Choice", "Experiment", "ExperimentSettings", "OperationsConfig", "PlatformConfig",
+    "read_config",
 ]
 
 _TABLES = (
     "platform", "batch", "retry", "limits", "locations", "source", "features", "known", "scoring", "index",
-    "dead_letters", "publisher", "audit", "operations", "experiment",
+    "dead_letters", "publisher", "audit", "operations", "experiment", "budget",
 )
 
 
@@ -102,6 +103,28 @@ class OperationsConfig:
             raise ValueError(f"log_format: expected json or text, got {self.log_format!r}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port: expected 0 to 65535, got {self.port}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetSettings:
+    """``[budget]``: what the models may cost."""
+
+    later_items_per_second: float | None = None
+    """Items that the later stages of this machine score a second at most, on average; needs ``defer`` in
+    ``[scoring]``. What is over it waits, where ``tidegate_waiting`` shows it; nothing is dropped. Absent: no limit."""
+    burst_items: float = 1.0
+    """Items beyond that rate that may be scored at once after a quiet time."""
+    model_seconds_per_thousand: float | None = None
+    """Model seconds of all stages for a thousand items that ``tidegate_budget_used_ratio`` is measured against; only
+    shown, nothing is held back. Absent: the series is left out."""
+
+    def __post_init__(self) -> None:
+        if self.later_items_per_second is not None and not 0 < self.later_items_per_second < float("inf"):
+            raise ValueError(f"later_items_per_second: expected a rate over 0, got {self.later_items_per_second}")
+        if self.burst_items < 1:
+            raise ValueError(f"burst_items: expected at least 1, got {self.burst_items}")
+        if self.model_seconds_per_thousand is not None and not 0 < self.model_seconds_per_thousand < float("inf"):
+            raise ValueError(f"model_seconds_per_thousand: expected over 0, got {self.model_seconds_per_thousand}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +209,8 @@ class PlatformConfig:
     """``[experiment]``, or None."""
     audit: AuditConfig = field(default_factory=AuditConfig)
     """``[audit]``."""
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    """``[budget]``."""
     operations: OperationsConfig = field(default_factory=OperationsConfig)
     """``[operations]``."""
     config_hash: str = ""
@@ -231,6 +256,7 @@ def _parse(top: Table, origin: Path, config_hash: str) -> PlatformConfig:
     state = Path(platform.state_folder)
     publisher = _choice(top, "publisher", PUBLISHERS) if "publisher" in top else None
     retry = top.table("retry").fill(_Retry)
+    scoring = _choice(top, "scoring", SCORERS, kind="preset")
     return PlatformConfig(
         path=origin,
         state=state,
@@ -246,7 +272,7 @@ def _parse(top: Table, origin: Path, config_hash: str) -> PlatformConfig:
         limits=top.table("limits").fill(EventLimits),
         locations=top.table("locations").fill(LocationRules),
         source=_choice(top, "source", SOURCES),
-        scoring=_choice(top, "scoring", SCORERS, kind="preset"),
+        scoring=scoring,
         index=_choice(top, "index", INDEXES, kind="sqlite", path=str(state / "index.db")),
         dead_letters=_choice(top, "dead_letters", LETTERS, kind="sqlite", path=str(state / "dead-letters.db")),
         features=tuple(_chosen(table, FEATURES, None) for table in top.tables("features")),
@@ -255,6 +281,7 @@ def _parse(top: Table, origin: Path, config_hash: str) -> PlatformConfig:
         experiment=_experiment(top) if "experiment" in top else None,
         audit=top.table("audit").fill(AuditConfig),
         operations=top.table("operations").fill(OperationsConfig),
+        budget=_budget(top, scoring),
         config_hash=config_hash,
     )
 
@@ -275,6 +302,15 @@ def _chosen(table: Table, kinds: Mapping[str, Backend], default: str | None, **d
         raise table.error("kind", f"unknown kind {kind!r}{nearest(kind, kinds)}")
     own = defaults if kind == default else {}
     return Choice(kind=kind, settings=table.fill(kinds[kind].settings, beside=("kind",), **own), backend=kinds[kind])
+
+
+def _budget(top: Table, scoring: Choice) -> BudgetSettings:
+    settings = top.table("budget").fill(BudgetSettings)
+    if settings.later_items_per_second is not None and not getattr(scoring.settings, "defer", False):
+        raise top.table("budget").error(
+            "later_items_per_second", "expected later stages with a loop of their own (scoring.defer = true), got none"
+        )
+    return settings
 
 
 def _experiment(top: Table) -> Experiment:

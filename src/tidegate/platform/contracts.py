@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import msgspec
 
 from tidegate.errors import TidegateError
+from tidegate.pipeline.policy import Policy
 from tidegate.platform.event import Scalar, VideoEvent
 from tidegate.types import Decision, Observation, Score, Span
 
@@ -37,6 +38,7 @@ __all__ = [
     "EventSource",
     "FeatureResult",
     "FeatureService",
+    "FollowsPolicy",
     "Found",
     "IndexRecord",
     "IndexService",
@@ -51,6 +53,7 @@ __all__ = [
     "Scored",
     "Scorer",
     "ScoringItem",
+    "Settling",
     "Shard",
 ]
 
@@ -107,6 +110,16 @@ class EventSource(Protocol):
 
     def close(self) -> None:
         """Leave (a consumer group, a folder); what is not acknowledged is handed out again later."""
+        ...
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A source that may know of events before it hands them out: a file that is still being written, rows that nobody
+    asked for yet. ``--until-idle`` leaves only when such a source is settled."""
+
+    def settled(self) -> bool:
+        """Whether everything that is there now was handed out."""
         ...
 
 
@@ -222,6 +235,19 @@ class Scorer(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class FollowsPolicy(Protocol):
+    """A scorer whose routing is the policy's ``[cascade]``."""
+
+    def check_policy(self, policy: Policy) -> None:
+        """Raises ``ConfigError`` if the stages cannot follow this policy. Safe from any thread."""
+        ...
+
+    def use_policy(self, policy: Policy) -> None:
+        """Route by this policy, which was checked, from the next batch on."""
+        ...
 
 
 class IndexRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -160,6 +160,10 @@ class Flow:
         self._encode = msgspec.json.Encoder().encode
         self._now = clock()
 
+    def judge_by(self, policy: PolicyTable, shadows: Mapping[str, PolicyTable], arms: Arms | None) -> None:
+        """Other policies, from the next batch on."""
+        self._policy, self._shadows, self._arms = policy, dict(shadows), arms
+
     def process(self, deliveries: Sequence[Delivery]) -> Processed:
         """What the batch has to write. Raises ``ServiceUnavailable`` when nothing can be decided now."""
         done = Processed()

@@ -71,6 +71,12 @@ def _told(number: int, chapter: Chapter) -> str:
         lines.append(f"   score: {score.stage} {score.value!r} by {score.model}{_lacking(score.missing)}")
     if entry.decision is not None:
         lines.append(f"   cascade: {entry.decision.route}: {entry.decision.reason}")
+        promise = entry.decision.guarantee
+        if promise is not None:
+            lines.append(
+                f"   promise: {promise.target}, delta {promise.delta:g} (certificate {promise.certificate_id}, "
+                f"{promise.n_audit} audits)"
+            )
     if entry.verdict is not None:
         policy = chapter.setup.get("policy", {})
         name, clause = f"{policy.get('name')}@{policy.get('version')}", entry.verdict.clause or "none"

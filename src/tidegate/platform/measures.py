@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
+from tidegate.pipeline.policy import Policy
+
 __all__ = ["Measures", "NoMeasures", "Tally"]
 
 
@@ -46,6 +48,10 @@ class Measures(Protocol):
         """What stands before the loop."""
         ...
 
+    def policy(self, policy: Policy | None) -> None:
+        """The live policy from now on; None: a new one was refused."""
+        ...
+
 
 class NoMeasures:
     """Nothing is kept."""
@@ -64,6 +70,8 @@ class NoMeasures:
     def outage(self, what: str, seconds: float) -> None: ...
 
     def depth(self, source_lag: int | None, waiting: Mapping[str, int]) -> None: ...
+
+    def policy(self, policy: Policy | None) -> None: ...
 
 
 class Tally(NoMeasures):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tidegate.errors import DependencyMissing
+from tidegate.pipeline.policy import Policy
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -30,7 +31,8 @@ SERIES = {
     "tidegate_items_in_total": "Deliveries taken",
     "tidegate_items_total": "Deliveries by what became of them (remained, removed, ignored, deleted, dead, waiting)",
     "tidegate_stage_items_total": "Items that a stage scored",
-    "tidegate_stage_model_seconds_total": "Model time of a stage; GPU-seconds where it runs on a GPU",
+    "tidegate_stage_model_seconds_total": "Wall time of a stage's model, wherever it runs",
+    "tidegate_gpu_seconds_total": "Model time of a stage times the GPUs that it holds; stages on a GPU only",
     "tidegate_qps_ratio": "Share of first-stage items that reached a later stage, over the last 100 batches",
     "tidegate_budget_used_ratio": "Model seconds per 1,000 items over the budget, over the last 100 batches",
     "tidegate_phase_seconds_total": "Wall time of the loop by phase",
@@ -46,6 +48,10 @@ SERIES = {
     "tidegate_outages_total": "Waits for something outside that was away",
     "tidegate_outage_seconds_total": "Time spent in those waits",
     "tidegate_audit_entries_total": "Lines of the audit trail",
+    "tidegate_audit_sealed_at_seconds": "Unix time of the audit trail's last seal",
+    "tidegate_policy_info": "1 for the live policy, by name, version and hash",
+    "tidegate_policy_loads_total": "Policies loaded while running: loaded, refused",
+    "tidegate_certificate_info": "1 for each certificate that the live policy routes by, with its promise",
     "tidegate_ready": "1 while the loop works, 0 while it waits for something outside",
 }
 
@@ -54,13 +60,15 @@ class PlatformMeasures:
     """``Measures`` for production. Safe to scrape from another thread."""
 
     def __init__(
-        self, *, budget_seconds_per_thousand: float | None = None, tracer: Tracer | None = None
+        self, *, budget_seconds_per_thousand: float | None = None, tracer: Tracer | None = None,
+        gpus_of: Callable[[str], float] = lambda stage: 0.0,
     ) -> None:
+        """``gpus_of``: how many GPUs a stage holds while it computes."""
         try:
             import prometheus_client as prometheus
         except ImportError as error:
             raise DependencyMissing("metrics need the platform extra: pip install 'tidegate[platform]'") from error
-        self._tracer, self._budget = tracer, budget_seconds_per_thousand
+        self._tracer, self._budget, self._gpus_of = tracer, budget_seconds_per_thousand, gpus_of
         self.registry = prometheus.CollectorRegistry()
         self._text = prometheus.generate_latest
         counter, gauge = self._maker(prometheus.Counter), self._maker(prometheus.Gauge)
@@ -76,7 +84,11 @@ class PlatformMeasures:
         self._entries = counter("tidegate_audit_entries_total")
         self._lag, self._waiting = gauge("tidegate_source_lag"), gauge("tidegate_waiting", "stage")
         self._ready, self._ratio = gauge("tidegate_ready"), gauge("tidegate_qps_ratio")
-        self._budget_used = gauge("tidegate_budget_used_ratio")
+        self._budget_used = gauge("tidegate_budget_used_ratio") if self._budget else None
+        self._gpu_seconds = counter("tidegate_gpu_seconds_total", "stage")
+        self._policy = gauge("tidegate_policy_info", "name", "version", "hash")
+        self._loads = counter("tidegate_policy_loads_total", "result")
+        self._certificates = gauge("tidegate_certificate_info", "certificate", "promise", "delta", "region")
         self._gauge = gauge
         self._recent: deque[tuple[int, int, float, int]] = deque(maxlen=100)
         self._latencies = _Histogram("tidegate_added_latency_seconds", _LATENCY_SECONDS)
@@ -126,12 +138,14 @@ class PlatformMeasures:
             self._stage_items.labels(stage).inc(count)
         for stage, spent in seconds.items():
             self._stage_seconds.labels(stage).inc(spent)
+            if gpus := self._gpus_of(stage):
+                self._gpu_seconds.labels(stage).inc(gpus * spent)
         if reached:
             first = max(reached.values())
             self._recent.append((first, sum(reached.values()) - first, sum(seconds.values()), first))
             items, later, spent = (sum(column) for column in list(zip(*self._recent, strict=True))[:3])
             self._ratio.set(later / items)
-            if self._budget:
+            if self._budget and self._budget_used is not None:
                 self._budget_used.set(1000 * spent / items / self._budget)
 
     def shadowed(self, policy: str, status: str) -> None:
@@ -152,6 +166,22 @@ class PlatformMeasures:
         self._waiting.clear()
         for stage, count in waiting.items():
             self._waiting.labels(stage).set(count)
+
+
+    def policy(self, policy: Policy | None) -> None:
+        self._loads.labels("refused" if policy is None else "loaded").inc()
+        if policy is None:
+            return
+        self._policy.clear()
+        self._policy.labels(policy.name, policy.version, policy.policy_hash).set(1)
+        self._certificates.clear()
+        for region in (None, *sorted(policy.regions)):
+            certificate = policy.resolve(region).routing.certificate
+            if certificate is not None:
+                promise = certificate.guarantee
+                self._certificates.labels(
+                    promise.certificate_id, promise.target, f"{promise.delta:g}", region or "default"
+                ).set(1)
 
 
 class _Histogram:

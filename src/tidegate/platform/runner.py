@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from tidegate.errors import ServiceUnavailable
 from tidegate.platform.audit import AuditTrail
-from tidegate.platform.contracts import DeadLetters, Delivery, EventSource, IndexService
+from tidegate.platform.contracts import DeadLetters, Delivery, EventSource, IndexService, Settling
 from tidegate.platform.flow import Flow, Processed, no_checkpoint
 from tidegate.platform.journal import InHand
 from tidegate.platform.measures import Measures, NoMeasures
@@ -104,7 +104,10 @@ class Runner:
         checkpoint: Callable[[str], None] = no_checkpoint,
         stop: Event | None = None,
         clock: Callable[[], float] = time.time,
+        between: Callable[[], None] = lambda: None,
     ) -> None:
+        """``between`` is called before each step, when nothing is in hand: the place to change a policy."""
+        self._between = between
         self._source, self._flow, self._stores = source, flow, stores
         self._config, self._retries, self._in_hand = config or RunnerConfig(), retries, in_hand
         self._measures, self._checkpoint, self._clock = measures or NoMeasures(), checkpoint, clock
@@ -122,19 +125,25 @@ class Runner:
         self._stop.set()
 
     def run(self, *, until_idle: bool = False) -> RunStats:
-        """Work until told to stop; with ``until_idle``, until an empty poll finds nothing more."""
+        """Work until told to stop; with ``until_idle``, until an empty poll finds nothing more and the source is
+        settled."""
         while not self._stop.is_set():
             try:
                 took = self.step()
             except _Stopped:
                 break
-            if until_idle and took == 0 and not self._is_full:
+            if until_idle and took == 0 and not self._is_full and self._settled():
                 break
         return self.stats
+
+    def _settled(self) -> bool:
+        source = self._source
+        return not isinstance(source, Settling) or self._persist("source", source.settled)
 
     def step(self) -> int:
         """One batch, from poll to acknowledgement; how many deliveries it had."""
         self.moved_at = time.monotonic()
+        self._between()
         self._look_around()
         retried = [] if self._retries is None else self._persist("waiting", partial(self._poll_retries, self._retries))
         fresh = self._poll_source(bool(retried))

@@ -8,8 +8,10 @@ own, so a model or a message that kills one does not take the others; what it ha
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -49,7 +51,9 @@ def _work(config: PlatformConfig, shard: Shard, *, until_idle: bool) -> int:
 
     for each in _STOPS:
         signal.signal(each, stop)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with worker:
+        signal.signal(signal.SIGHUP, lambda number, frame: worker.reload())
         policy = f"{config.policy.name}@{config.policy.version}"
         log("started", worker=shard.worker, workers=shard.workers, policy=policy, source=config.source.kind)
         stats = worker.run(until_idle=until_idle)
@@ -94,12 +98,20 @@ class _Crew:
         set_up_logging(operations.log_level, operations.log_format)
         for each in _STOPS:
             signal.signal(each, lambda number, frame: self.stop.set())
+        signal.signal(signal.SIGHUP, lambda number, frame: self._pass_on(signal.SIGHUP))
         self.posts = [_Post(number) for number in range(self.config.workers)]
         while not self.stop.is_set() and not all(post.done for post in self.posts):
             for post in self.posts:
                 self._look_after(post)
             self.stop.wait(0.1)
         return self._dismiss(operations.drain_seconds)
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        """To all workers; one that is still starting reads the newest files anyway, or is started again."""
+        for post in self.posts:
+            if post.process is not None and post.process.pid is not None and post.process.exitcode is None:
+                with suppress(ProcessLookupError):
+                    os.kill(post.process.pid, number)
 
     def _look_after(self, post: _Post) -> None:
         now = time.monotonic()

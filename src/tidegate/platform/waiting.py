@@ -135,29 +135,56 @@ class WaitingRoom:
             raise ServiceUnavailable(f"{self._path}: the waiting room cannot be used: {error}") from error
 
 
+class _Tokens:
+    """A token bucket on the monotonic clock: a hard limit on an average rate."""
+
+    def __init__(self, per_second: float, burst: float) -> None:
+        self._rate, self._depth = per_second, max(1.0, burst)
+        self._tokens, self._at = self._depth, time.monotonic()
+
+    def whole(self) -> int:
+        now = time.monotonic()
+        self._tokens, self._at = min(self._depth, self._tokens + self._rate * (now - self._at)), now
+        return int(self._tokens)
+
+    def spend(self, count: int) -> None:
+        self._tokens -= count
+
+
 class WaitingSource:
     """The deliveries of one stage as an event source."""
 
     def __init__(
         self, room: WaitingRoom, stage: str, *, clock: Callable[[], float] = time.time, pause_seconds: float = 0.05,
-        max_wait_seconds: float = math.inf,
+        max_wait_seconds: float = math.inf, per_second: float | None = None, burst: float = 1.0,
     ) -> None:
+        """``per_second``: hand out no more than this on average, after a quiet time ``burst`` at once."""
         self._room, self._stage, self._clock, self._pause = room, stage, clock, pause_seconds
         self._max_wait = max_wait_seconds
+        self._tokens = None if per_second is None else _Tokens(per_second, burst)
         self._numbers: dict[tuple[str, int], int] = {}
 
     def poll(self, max_events: int, timeout_seconds: float) -> Sequence[Delivery]:
         """Due deliveries; waits up to the timeout for some."""
         deadline = time.monotonic() + timeout_seconds
         while True:
-            now, taken = self._clock(), tuple(self._numbers.values())
-            found = self._room.take(self._stage, max_events, now=now, latest=now + self._max_wait, taken=taken)
+            found = self._take(max_events)
             if found or time.monotonic() >= deadline:
                 break
             time.sleep(min(self._pause, max(0.0, deadline - time.monotonic())))
         for number, delivery in found:
             self._numbers[delivery.partition, delivery.offset] = number
         return [delivery for _, delivery in found]
+
+    def _take(self, max_events: int) -> list[tuple[int, Delivery]]:
+        allowed = max_events if self._tokens is None else min(max_events, self._tokens.whole())
+        if allowed == 0:
+            return []
+        now, taken = self._clock(), tuple(self._numbers.values())
+        found = self._room.take(self._stage, allowed, now=now, latest=now + self._max_wait, taken=taken)
+        if self._tokens is not None:
+            self._tokens.spend(len(found))
+        return found
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Done with these, unless they were put back meanwhile (then they have a new due time and stay)."""

@@ -21,11 +21,12 @@ from tidegate.platform.audit import AuditTrail
 from tidegate.platform.config import PlatformConfig
 from tidegate.platform.contracts import Outbox, Scorer, Shard
 from tidegate.platform.event import EventCodec
-from tidegate.platform.flow import RETRY, Arms, Flow, no_checkpoint
+from tidegate.platform.flow import RETRY, Flow, no_checkpoint
 from tidegate.platform.health import HealthServer
 from tidegate.platform.journal import InHand
 from tidegate.platform.measures import Measures, NoMeasures
 from tidegate.platform.metrics import PlatformMeasures
+from tidegate.platform.policies import LivePolicies, arms_of, tables_of
 from tidegate.platform.pump import Pump
 from tidegate.platform.runner import Runner, RunStats, Stores
 from tidegate.platform.scoring.context import ScoringContext
@@ -75,6 +76,10 @@ class Worker:
         """Finish the batches in hand, then leave. Safe in a signal handler."""
         self.stop_asked.set()
 
+    def reload(self) -> None:
+        """Read the policy files again before the next batch. Safe in a signal handler."""
+        self._policies.ask()
+
     def run(self, *, until_idle: bool = False) -> RunStats:
         """Work until told to stop; with ``until_idle``, until source, later stages and retries are empty."""
         gc.freeze()
@@ -109,7 +114,7 @@ class Worker:
             "lag": self._source.lag(),
             "outage": self._outage(),
             "audit_seal": self._trail.head,
-            "policy": f"{self.config.policy.name}@{self.config.policy.version}",
+            "policy": f"{self._policies.config.policy.name}@{self._policies.config.policy.version}",
         }
 
     def _start(self, target: Callable[[], Any], name: str) -> None:
@@ -126,8 +131,9 @@ class Worker:
             tracer = tracing[0].get_tracer("tidegate.platform")
             stack.callback(tracing[1])
         self._measures = self._given or (
-            PlatformMeasures(tracer=tracer) if operations.port or tracer is not None else NoMeasures()
+            self._prometheus(tracer) if operations.port or tracer is not None else NoMeasures()
         )
+        self._policies = LivePolicies(config, self._measures, self._setup)
         self._room = _closing(stack, WaitingRoom(config.state / "waiting.db"))
         self._index = _closing(stack, config.index.backend.open(config.index.settings))
         self._letters = _closing(stack, config.dead_letters.backend.open(config.dead_letters.settings))
@@ -145,6 +151,7 @@ class Worker:
             source=self._source, flow=self.flow, stores=self.stores, config=config.batch,
             retries=self._retries() if self._is_first else None, in_hand=journal,
             measures=self._measures, checkpoint=self._checkpoint, stop=self.stop_asked,
+            between=self._policies.followed_by(self.flow, scorer, self._trail, worker),
         )
         self._later = self._open_later(stack, scorer) if self._is_first else []
         if self._is_first and config.publisher is not None:
@@ -166,40 +173,40 @@ class Worker:
     def _flow(self, scorer: Scorer) -> Flow:
         config = self.config
         return Flow(
-            scorer=scorer, policy=PolicyTable(config.policy),
-            shadows={name: PolicyTable(policy) for name, policy in config.shadows.items()},
-            arms=self._arms(), features=self._features, known=self._known, config=config.flow, measures=self._measures,
+            scorer=scorer, policy=PolicyTable(config.policy), shadows=tables_of(config), arms=arms_of(config),
+            features=self._features, known=self._known, config=config.flow, measures=self._measures,
             checkpoint=self._checkpoint,
         )
-
-    def _arms(self) -> Arms | None:
-        chosen = self.config.experiment
-        if chosen is None:
-            return None
-        from tidegate.platform.experiment import Assignment
-
-        settings = chosen.settings
-        assignment = Assignment(experiment=settings.name, shares=settings.shares, unit=settings.unit)
-        tables = {"live": PolicyTable(self.config.policy), "candidate": PolicyTable(chosen.candidate)}
-        return Arms(assign=assignment.arm, tables=tables, by_creator=settings.unit == "creator")
 
     def _stores(self, trail: AuditTrail) -> Stores:
         return Stores(index=self._index, dead_letters=self._letters, audit=trail, waiting=self._room)
 
-    def _open_trail(self, stack: ExitStack, name: str) -> AuditTrail:
-        config = self.config
-        setup = {
+    def _prometheus(self, tracer: Any) -> PlatformMeasures:
+        measures = PlatformMeasures(
+            tracer=tracer, budget_seconds_per_thousand=self.config.budget.model_seconds_per_thousand,
+            gpus_of=getattr(self.config.scoring.settings, "gpus_of", lambda stage: 0.0),
+        )
+        measures.policy(self.config.policy)
+        return measures
+
+    @staticmethod
+    def _setup(config: PlatformConfig, name: str) -> dict[str, Any]:
+        return {
             "software": f"tidegate {__version__}",
             "worker": name,
             "config_hash": config.config_hash,
             "policy": {"name": config.policy.name, "version": config.policy.version, "hash": config.policy.policy_hash},
-            "shadows": {name: policy.policy_hash for name, policy in config.shadows.items()},
+            "shadows": {shadow: policy.policy_hash for shadow, policy in config.shadows.items()},
             "candidate": None if config.experiment is None else config.experiment.candidate.policy_hash,
             "scoring": config.scoring.kind,
             "began_at": time.time(),
         }
+
+    def _open_trail(self, stack: ExitStack, name: str) -> AuditTrail:
+        config = self.config
         trail = AuditTrail(
-            config.state / "audit", name, setup, sync=config.audit.sync, max_file_bytes=config.audit.max_file_bytes
+            config.state / "audit", name, self._setup(config, name), sync=config.audit.sync,
+            max_file_bytes=config.audit.max_file_bytes,
         )
         return _closing(stack, trail)
 
@@ -207,11 +214,16 @@ class Worker:
         stages: tuple[str, ...] = getattr(scorer, "deferred_stages", ())
         opened = []
         for stage in stages:
-            trail = self._open_trail(stack, f"later-{stage}")
+            name = f"later-{stage}"
+            trail, own = self._open_trail(stack, name), self._open_scorer(stack, later=True)
+            flow, budget = self._flow(own), self.config.budget
+            source = WaitingSource(
+                self._room, stage, per_second=budget.later_items_per_second, burst=budget.burst_items
+            )
             runner = Runner(
-                source=WaitingSource(self._room, stage), flow=self._flow(self._open_scorer(stack, later=True)),
-                stores=self._stores(trail), config=self.config.batch, measures=self._measures,
-                checkpoint=self._checkpoint, stop=self.stop_asked,
+                source=source, flow=flow, stores=self._stores(trail), config=self.config.batch,
+                measures=self._measures, checkpoint=self._checkpoint, stop=self.stop_asked,
+                between=self._policies.followed_by(flow, own, trail, name),
             )
             opened.append((runner, f"later-{stage}"))
         return opened
@@ -233,12 +245,13 @@ class Worker:
         operations, measures = self.config.operations, self._measures
         assert isinstance(measures, PlatformMeasures)
         self._watch("tidegate_dead_letters", self._letters.count)
+        self._watch("tidegate_audit_sealed_at_seconds", lambda: self._trail.sealed_at)
         return _closing(stack, HealthServer(
             host=operations.host, port=operations.port + self.shard.worker, healthy=self._trouble, ready=self._unready,
             metrics=measures.text, status=self.status,
         ))
 
-    def _watch(self, name: str, count: Callable[[], int]) -> None:
+    def _watch(self, name: str, count: Callable[[], float]) -> None:
         if isinstance(self._measures, PlatformMeasures):
             self._measures.watch(name, lambda: _count_or_nan(count))
 
@@ -271,7 +284,7 @@ def _closing(stack: ExitStack, thing: _Thing) -> _Thing:
     return thing
 
 
-def _count_or_nan(count: Callable[[], int]) -> float:
+def _count_or_nan(count: Callable[[], float]) -> float:
     try:
         return float(count())
     except ServiceUnavailable:

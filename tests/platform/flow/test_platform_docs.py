@@ -16,6 +16,7 @@ from tidegate.platform.runner import RunnerConfig
 DOCS = Path(__file__).parents[3] / "docs"
 TABLES = {
     "platform": config.PlatformSettings, "batch": RunnerConfig, "limits": EventLimits, "locations": LocationRules,
+    "retry": config._Retry, "budget": config.BudgetSettings,
     "audit": config.AuditConfig, "operations": config.OperationsConfig, "experiment": config.ExperimentSettings,
 }
 KINDS = {

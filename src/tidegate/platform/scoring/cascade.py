@@ -18,6 +18,7 @@ import msgspec
 from tidegate.cascade import Escalate
 from tidegate.errors import ServiceUnavailable
 from tidegate.pipeline.boundary import Failure, attempt
+from tidegate.pipeline.policy import Policy
 from tidegate.pipeline.routing import RegionalCascades
 from tidegate.platform.contracts import Dead, Decided, Deferred, Scored, ScoringItem
 from tidegate.types import Observation, Score
@@ -69,6 +70,14 @@ class CascadeScorer:
     def deferred_stages(self) -> tuple[str, ...]:
         """Stages that need a loop of their own."""
         return tuple(stage.name for stage in self._stages[1:]) if self._defer else ()
+
+    def check_policy(self, policy: Policy) -> None:
+        """Raises ``ConfigError`` if the policy wants a threshold that the stages do not have."""
+        self._cascades.under(policy)
+
+    def use_policy(self, policy: Policy) -> None:
+        """Route by another policy from the next batch on."""
+        self._cascades = self._cascades.under(policy)
 
     def score_many(self, items: Sequence[ScoringItem]) -> Sequence[Scored]:
         trails = [_Trail(item) for item in items]

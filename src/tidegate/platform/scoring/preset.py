@@ -36,6 +36,10 @@ class PresetScorerSettings:
     fetch_urls: bool = False
     """True: http(s) locations are downloaded for reading, under the rules of ``[locations]``."""
 
+    def gpus_of(self, stage: str) -> float:
+        """GPUs that a stage holds while it computes."""
+        return 1.0 if self.device.startswith("cuda") else 0.0
+
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.decoders < 1:
             raise ValueError(f"expected batch_size >= 1 and decoders >= 1, got {self.batch_size}, {self.decoders}")

@@ -8,13 +8,17 @@ actors again; each actor holds the whole cascade (``local_scorer``).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from tidegate.errors import DependencyMissing, ServiceUnavailable
+from tidegate.pipeline.policy import Policy
+from tidegate.pipeline.routing import RegionalCascades
 from tidegate.platform.contracts import Scored, ScoringItem
+from tidegate.platform.scoring.assembly import load_stages
 from tidegate.platform.scoring.context import ScoringContext
 from tidegate.platform.scoring.preset import PresetScorerSettings, open_preset_scorer
 from tidegate.platform.scoring.ray_settings import RayBackfillSettings
@@ -67,6 +71,15 @@ class BackfillScorer:
             raise ServiceUnavailable(f"the backfill's actors: {error}") from error
         results: dict[int, Scored] = {row["number"]: decode_results(row["result"])[0] for row in scored}
         return [results[number] for number in range(len(items))]
+
+    def check_policy(self, policy: Policy) -> None:
+        """Loads the stages here, for their thresholds; raises ``ConfigError`` if the policy wants others."""
+        stages = load_stages(self._settings.preset, device="cpu", batch_size=1)
+        RegionalCascades(stages, policy)
+
+    def use_policy(self, policy: Policy) -> None:
+        """Actors of the next batch route by this policy."""
+        self._context = dataclasses.replace(self._context, policy=policy)
 
     def close(self) -> None:
         """Actors end with each batch."""

@@ -52,6 +52,10 @@ class RayScorerSettings:
     timeout_seconds: float = 300.0
     """For one batch, start of replicas included."""
 
+    def gpus_of(self, stage: str) -> float:
+        """GPUs that a stage holds while it computes."""
+        return self.base_gpus if stage == self.stages[0] else self.large_gpus
+
     def __post_init__(self) -> None:
         if not self.stages or self.max_batch < 1 or not 1 <= self.min_replicas <= self.max_replicas:
             raise ValueError(f"expected stages, max_batch >= 1 and 1 <= min_replicas <= max_replicas, got {self}")
@@ -75,6 +79,10 @@ class RayBackfillSettings:
     """CPU cores that Ray sets aside for an actor."""
     gpus_per_actor: float = 0.0
     """GPUs of an actor."""
+
+    def gpus_of(self, stage: str) -> float:
+        """GPUs that a stage holds while it computes."""
+        return self.gpus_per_actor
 
     def __post_init__(self) -> None:
         if self.actors < 1 or self.batch_size < 1:

@@ -111,6 +111,7 @@ class DatabaseSource:
             row = connection.execute("SELECT since, after, highest FROM scan_place").fetchone()
         self._place = _Place(config.start, "", config.start) if row is None else _Place(*row)
         self._next_ask = 0.0
+        self._swept = False
 
     def poll(self, max_events: int, timeout_seconds: float) -> Sequence[Delivery]:
         """Ask for a page if it is time, then hand out what is queued."""
@@ -119,6 +120,10 @@ class DatabaseSource:
             self._take_page()
         pause = max(0.0, self._next_ask - time.monotonic()) if self._asks else timeout_seconds
         return self._spool.poll(max_events, min(timeout_seconds, pause))
+
+    def settled(self) -> bool:
+        """Whether this worker asked to the end of the rows once, and the queue was handed out."""
+        return (self._swept or not self._asks) and self._spool.lag() == 0
 
     def _take_page(self) -> None:
         config, place = self._config, self._place
@@ -135,6 +140,7 @@ class DatabaseSource:
         self._queue(rows, marks, following)
         self._place = following
         if len(rows) < config.page_rows:
+            self._swept = True
             self._next_ask = time.monotonic() + config.interval_seconds
 
     def _queue(self, rows: Sequence[_Row], marks: Sequence[float], following: _Place) -> None:

@@ -77,6 +77,11 @@ class _Known(NamedTuple):
     gone: bool
 
 
+class _Mark(NamedTuple):
+    print: str
+    newest_ns: int
+
+
 class _Seen(NamedTuple):
     print: str
     newest_ns: int
@@ -93,9 +98,7 @@ class FolderSource:
         self._base = Path(config.media_folder or config.folder).absolute()
         self._spool = Spool(config.path, shard=shard, codec=codec)
         SqliteFile(config.path, store="folder", version=1, schema=_SCHEMA).close()
-        with self._spool.file.reading() as connection:
-            rows = connection.execute("SELECT path, print, version, gone FROM folder_files").fetchall()
-        self._known = {os.fsdecode(path): _Known(mark, version, bool(gone)) for path, mark, version, gone in rows}
+        self._known = self._remembered()
         self._seen: dict[str, _Seen] = {}
         self._missed: set[str] = set()
         self._next_look = 0.0
@@ -107,6 +110,20 @@ class FolderSource:
             self._next_look = time.monotonic() + self._config.interval_seconds
         pause = max(0.0, self._next_look - time.monotonic()) if self._looks else timeout_seconds
         return self._spool.poll(max_events, min(timeout_seconds, pause))
+
+    def _remembered(self) -> dict[str, _Known]:
+        with self._spool.file.reading() as connection:
+            rows = connection.execute("SELECT path, print, version, gone FROM folder_files").fetchall()
+        return {os.fsdecode(path): _Known(mark, version, bool(gone)) for path, mark, version, gone in rows}
+
+    def settled(self) -> bool:
+        """Whether every file that is there now was queued as it is, and the queue was handed out."""
+        known = self._remembered()
+        for path in self._files():
+            mark, entry = _print(path), known.get(path)
+            if mark is not None and (entry is None or entry.gone or entry.print != mark.print):
+                return False
+        return self._spool.lag() == 0
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -148,13 +165,11 @@ class FolderSource:
         return not self._config.suffixes or name.lower().endswith(self._config.suffixes)
 
     def _marked(self, path: str, now: float) -> _Seen | None:
-        parts = [_facts(Path(path)), _facts(sidecar_path(Path(path)))]
-        if parts[0] is None:
+        mark, before = _print(path), self._seen.get(path)
+        if mark is None:
             return None
-        mark = repr(parts)
-        before = self._seen.get(path)
-        since = before.since if before is not None and before.print == mark else now
-        return _Seen(mark, max(part[1] for part in parts if part is not None), since)
+        since = before.since if before is not None and before.print == mark.print else now
+        return _Seen(mark.print, mark.newest_ns, since)
 
     def _deletions(self, found: Container[str]) -> list[tuple[str, _Known, str]]:
         if not self._config.report_deleted:
@@ -209,6 +224,14 @@ class FolderSource:
     def close(self) -> None:
         """Release the spool."""
         self._spool.close()
+
+
+def _print(path: str) -> _Mark | None:
+    """What tells one edition of a file and its sidecar from the next; None: the file is gone."""
+    parts = [_facts(Path(path)), _facts(sidecar_path(Path(path)))]
+    if parts[0] is None:
+        return None
+    return _Mark(repr(parts), max(part[1] for part in parts if part is not None))
 
 
 def _facts(path: Path) -> tuple[int, int] | None:
