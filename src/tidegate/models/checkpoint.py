@@ -31,10 +31,19 @@ from tidegate.errors import CheckpointError
 from tidegate.models.build import Model, build_model
 from tidegate.models.card import Card
 from tidegate.models.configs import AvlmConfig, model_config_from_dict
+from tidegate.models.exported import EXPORT_FORMAT, load_exported
 from tidegate.models.processor import ClipProcessor
 from tidegate.models.tokens import highest_token_id, parse_tokenizer
 
-__all__ = ["checkpoint_hash", "load_checkpoint", "load_thresholds", "save_checkpoint", "save_thresholds"]
+__all__ = [
+    "checkpoint_hash",
+    "load_checkpoint",
+    "load_thresholds",
+    "replace_folder",
+    "save_checkpoint",
+    "save_thresholds",
+    "write_companions",
+]
 
 _FORMAT = "tidegate-checkpoint-1"
 _IDENTITY = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
@@ -79,17 +88,22 @@ def save_checkpoint(
     save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
     config = dataclasses.asdict(model.config)
     _write_json(fresh / "config.json", {"format": _FORMAT, "class": type(model).__name__, "model": config})
-    _write_json(fresh / "preprocessor_config.json", processor.save_json())
+    write_companions(fresh, processor, card)
+    replace_folder(fresh, folder)
+
+
+def write_companions(folder: Path, processor: ClipProcessor, card: Card) -> None:
+    """Preprocessing, tokenizer and card: what stands beside the weights."""
+    _write_json(folder / "preprocessor_config.json", processor.save_json())
     if processor.tokenizer is not None:
-        (fresh / "tokenizer.json").write_text(processor.tokenizer.to_str(), encoding="utf-8")
-    _write_json(fresh / "card.json", card.to_dict())
-    (fresh / "README.md").write_text(card.to_markdown(), encoding="utf-8")
-    fresh.chmod(0o755)
-    (fresh / "model.safetensors").chmod(0o644)
-    _replace(fresh, folder)
+        (folder / "tokenizer.json").write_text(processor.tokenizer.to_str(), encoding="utf-8")
+    _write_json(folder / "card.json", card.to_dict())
+    (folder / "README.md").write_text(card.to_markdown(), encoding="utf-8")
+    folder.chmod(0o755)
+    (folder / "model.safetensors").chmod(0o644)
 
 
-def _replace(fresh: Path, folder: Path) -> None:
+def replace_folder(fresh: Path, folder: Path) -> None:
     """Move ``fresh`` to ``folder``; what was there is removed only once the new one stands."""
     old = fresh.with_name(fresh.name + ".old")
     if folder.exists():
@@ -114,8 +128,12 @@ def _check_keys(expected: dict[str, Tensor], found: dict[str, Tensor], path: Pat
 
 def _load_model(folder: Path) -> Model:
     values = _read_json(folder / "config.json")
+    if values.get("format") == EXPORT_FORMAT:
+        return load_exported(folder, values)
     if values.get("format") != _FORMAT:
-        raise CheckpointError(f"{folder}/config.json: expected format {_FORMAT!r}, found {values.get('format')!r}")
+        raise CheckpointError(
+            f"{folder}/config.json: expected format {_FORMAT!r} or {EXPORT_FORMAT!r}, found {values.get('format')!r}"
+        )
     model = build_model(model_config_from_dict(str(values.get("class")), values.get("model", {})))
     path = folder / "model.safetensors"
     try:
@@ -161,7 +179,8 @@ def load_checkpoint(folder: Path | str) -> tuple[Model, ClipProcessor, Card]:
 def checkpoint_hash(folder: Path | str) -> str:
     """Twelve hexadecimal digits that identify weights, configuration and preprocessing together."""
     digest = hashlib.sha256()
-    for name in _IDENTITY:
+    graphs = sorted(path.name for path in Path(folder).iterdir() if path.suffix in {".onnx", ".xml", ".bin"})
+    for name in (*_IDENTITY, *graphs):
         path = Path(folder) / name
         if path.exists():
             digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())

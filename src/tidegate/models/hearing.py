@@ -53,7 +53,7 @@ class AudioTower(nn.Module):
         return or_absent(stretches_BKD, (batch.audio_positions_B > 0).unsqueeze(-1), self.absent_D)
 
     def _states(self, mel_BMF: Tensor) -> Tensor:
-        hidden_BLD: Tensor = self.encoder(mel_BMF.to(self.encoder.conv1.weight.dtype)).last_hidden_state
+        hidden_BLD: Tensor = self.encoder(mel_BMF.to(self.absent_D.dtype)).last_hidden_state
         return hidden_BLD
 
 

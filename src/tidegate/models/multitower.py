@@ -35,10 +35,10 @@ def _transformers_config(values: Mapping[str, Any]) -> PretrainedConfig:
 class VisionTower(nn.Module):
     """An image model of ``transformers``: its pooled output (else its tokens' mean), averaged over a clip's frames."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], *, encoder: nn.Module | None = None) -> None:
         super().__init__()
         settings = _transformers_config(config)
-        self.encoder = AutoModel.from_config(settings)
+        self.encoder: Any = AutoModel.from_config(settings) if encoder is None else encoder
         widths = getattr(settings, "hidden_sizes", None)
         self.width: int = widths[-1] if widths else settings.hidden_size
         self.absent_D = nn.Parameter(torch.zeros(self.width))
@@ -47,7 +47,7 @@ class VisionTower(nn.Module):
         """Pooled frames ``(B, D)``."""
         if batch.pixels_NCHW is None or batch.frames_per_clip_B is None:
             return self.absent_D.expand(batch.size, -1)
-        output = self.encoder(batch.pixels_NCHW.to(next(self.encoder.parameters()).dtype))
+        output = self.encoder(batch.pixels_NCHW.to(self.absent_D.dtype))
         pooled = output.pooler_output
         frames_ND = output.last_hidden_state.mean(dim=1) if pooled is None else pooled.flatten(1)
         pooled_BD = mean_of_frames(frames_ND, batch.frames_per_clip_B)
@@ -57,10 +57,10 @@ class VisionTower(nn.Module):
 class SiglipTextTower(nn.Module):
     """SigLIP's text tower: rows padded on the right to its full length, without a mask; its pooled last position."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], *, encoder: nn.Module | None = None) -> None:
         super().__init__()
         settings: Any = _transformers_config(config)
-        self.encoder = SiglipTextModel(settings)
+        self.encoder: Any = SiglipTextModel(settings) if encoder is None else encoder
         self.width: int = settings.projection_size
         self.length: int = settings.max_position_embeddings
         self.pad_id: int = settings.pad_token_id
@@ -70,21 +70,27 @@ class SiglipTextTower(nn.Module):
         """Pooled text ``(B, D)``."""
         if batch.token_ids_BL is None or batch.token_mask_BL is None or batch.token_ids_BL.shape[1] == 0:
             return self.absent_D.expand(batch.size, -1)
+        pooled_BD = self.encoder(input_ids=self.rows(batch)).pooler_output
+        return or_absent(pooled_BD, batch.token_mask_BL.any(dim=1), self.absent_D)
+
+    def rows(self, batch: Batch) -> Tensor:
+        """Token ids ``(B, length)`` as SigLIP was trained on them."""
+        assert batch.token_ids_BL is not None
+        assert batch.token_mask_BL is not None
         rows_BL = batch.token_ids_BL.new_full((batch.size, self.length), self.pad_id)
         for row, ids, mask in zip(rows_BL, batch.token_ids_BL, batch.token_mask_BL, strict=True):
             kept = ids[mask.bool()][: self.length]
             row[: len(kept)] = kept
-        pooled_BD = self.encoder(input_ids=rows_BL).pooler_output
-        return or_absent(pooled_BD, batch.token_mask_BL.any(dim=1), self.absent_D)
+        return rows_BL
 
 
 class TextTower(nn.Module):
     """A bidirectional encoder, averaged over the tokens."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], *, encoder: nn.Module | None = None) -> None:
         super().__init__()
         settings = _transformers_config(config)
-        self.encoder = AutoModel.from_config(settings, add_pooling_layer=False)
+        self.encoder: Any = AutoModel.from_config(settings, add_pooling_layer=False) if encoder is None else encoder
         self.width: int = settings.hidden_size
         self.absent_D = nn.Parameter(torch.zeros(self.width))
 
@@ -98,19 +104,26 @@ class TextTower(nn.Module):
 
 
 class MultiTower(nn.Module):
-    """Late fusion of vision, audio and text towers."""
+    """Late fusion of vision, audio and text towers.
 
-    def __init__(self, config: MultiTowerConfig) -> None:
+    ``encoders``: encoders by modality that are there already, such as exported ones; without one: new weights.
+    """
+
+    def __init__(self, config: MultiTowerConfig, *, encoders: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
+        given = encoders or {}
+        self.exported_parameters = 0
+        """Parameters inside encoders that are not torch modules."""
         self.config = config
         towers: dict[Modality, VisionTower | AudioTower | TextTower | SiglipTextTower] = {}
         if config.vision is not None:
-            towers["vision"] = VisionTower(config.vision)
+            towers["vision"] = VisionTower(config.vision, encoder=given.get("vision"))
         if config.audio is not None:
-            towers["audio"] = AudioTower(config.audio)
+            towers["audio"] = AudioTower(config.audio, encoder=given.get("audio"))
         if config.text is not None:
             siglip = config.text["model_type"] == "siglip_text_model"
-            towers["text"] = SiglipTextTower(config.text) if siglip else TextTower(config.text)
+            kind = SiglipTextTower if siglip else TextTower
+            towers["text"] = kind(config.text, encoder=given.get("text"))
         self.towers = nn.ModuleDict({str(name): tower for name, tower in towers.items()})
         self.width = sum(tower.width for tower in towers.values())
         self.head = IssueHeads(self.width, len(config.issues))

@@ -85,7 +85,9 @@ class ClassifierStage:
 
     @property
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        """Parameters of the model; of an export, of the model that was exported."""
+        exported = getattr(self.model, "exported_parameters", 0)
+        return exported or sum(parameter.numel() for parameter in self.model.parameters())
 
     def __call__(self, clips: Sequence[Clip]) -> list[Score]:
         """Scores of the clips under ``issue``, in order."""
