@@ -2,8 +2,9 @@
 
 Enters: removals from the audit trail, and a file in which the platform's lawyers say, for each clause, which ground and
 category it is (no default: that is a legal judgement). Leaves: payloads for the database's ``/api/v1/statements``
-(at most ``MAX_STATEMENTS`` each). Field names, codes and length limits are those of the database's API documentation
-(https://transparency.dsa.ec.europa.eu/page/api-documentation, schema in force since July 2025). Nothing personal is
+(at most ``MAX_STATEMENTS`` each). Field names, codes, length limits and ranges of dates are those of the database's API
+documentation (https://transparency.dsa.ec.europa.eu/page/api-documentation, schema in force since July 2025) and of the
+validation rules in its published source code. Nothing personal is
 exported: no creator, no title, no location; the video is named by a one-way ``puid``.
 """
 
@@ -46,7 +47,17 @@ CATEGORIES = frozenset({
     "STATEMENT_CATEGORY_UNSAFE_AND_PROHIBITED_PRODUCTS",
     "STATEMENT_CATEGORY_VIOLENCE",
 })
-_GROUND_CHARS, _EXPLANATION_CHARS, _FACTS_CHARS = 500, 2000, 5000
+_GROUND_CHARS, _EXPLANATION_CHARS, _FACTS_CHARS, _URL_CHARS = 500, 2000, 5000, 500
+_CONTENT_DAYS = ("2000-01-01", "2038-01-01")
+_APPLICATION_DAYS = ("2020-01-01", "2038-01-01")
+LANGUAGES = frozenset(
+    "AA AB AE AF AK AM AN AR AS AV AY AZ BA BE BG BI BM BN BO BR BS CA CE CH CO CR CS CU CV CY DA DE DV DZ EE EL EN "  # noqa: SIM905
+    "EO ES ET EU FA FF FI FJ FO FR FY GA GD GL GN GU GV HA HE HI HO HR HT HU HY HZ IA ID IE IG II IK IO IS IT IU JA JV "
+    "KA KG KI KJ KK KL KM KN KO KR KS KU KV KW KY LA LB LG LI LN LO LT LU LV MG MH MI MK ML MN MR MS MT MY NA NB ND NE "
+    "NG NL NN NO NR NV NY OC OJ OM OR OS PA PI PL PS PT QU RM RN RO RU RW SA SC SD SE SG SI SK SL SM SN SO SQ SR SS ST "
+    "SU SV SW TA TE TG TH TI TK TL TN TO TR TS TT TW TY UG UK UR UZ VE VI VO WA WO XH YI YO ZA ZH ZU".split()
+)
+"""ISO 639-1; a language that is none of them is left out, since the database takes no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +82,9 @@ class ClauseGround:
             raise ValueError(f"decision_ground: expected {ILLEGAL} or {INCOMPATIBLE}, got {self.decision_ground!r}")
         if not 0 < len(self.ground) <= _GROUND_CHARS or not 0 < len(self.explanation) <= _EXPLANATION_CHARS:
             raise ValueError("expected a ground of 1 to 500 and an explanation of 1 to 2000 characters")
+        url = self.reference_url
+        if url is not None and (not url.startswith(("https://", "http://")) or len(url) > _URL_CHARS):
+            raise ValueError(f"reference_url: expected an http(s) URL of at most {_URL_CHARS} characters, got {url!r}")
 
 
 def read_grounds(path: Path) -> dict[str, ClauseGround]:
@@ -107,8 +121,8 @@ def statement(chapter: Chapter, grounds: Mapping[str, ClauseGround]) -> dict[str
         "content_type": ["CONTENT_TYPE_VIDEO"],
         "category": ground.category,
         "territorial_scope": [event.region],
-        "content_date": _day(event.uploaded_at),
-        "application_date": _day(entry.at),
+        "content_date": _day(event.uploaded_at, _CONTENT_DAYS, "content_date"),
+        "application_date": _day(entry.at, _APPLICATION_DAYS, "application_date"),
         "decision_facts": _facts(chapter)[:_FACTS_CHARS],
         "source_type": "SOURCE_TYPE_OTHER_NOTIFICATION" if event.kind == "report" else "SOURCE_VOLUNTARY",
         "automated_detection": "No" if event.kind == "report" else "Yes",
@@ -117,7 +131,7 @@ def statement(chapter: Chapter, grounds: Mapping[str, ClauseGround]) -> dict[str
     }
     if ground.reference_url is not None:
         record["decision_ground_reference_url"] = ground.reference_url
-    if event.language is not None and len(event.language) == 2:
+    if event.language is not None and event.language.upper() in LANGUAGES:
         record["content_language"] = event.language.upper()
     return record
 
@@ -151,5 +165,8 @@ def _facts(chapter: Chapter) -> str:
     )
 
 
-def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
+def _day(seconds: float, between: tuple[str, str], name: str) -> str:
+    day = datetime.fromtimestamp(seconds, UTC).date().isoformat()
+    if not between[0] <= day <= between[1]:
+        raise ConfigError(f"{name}: expected a day from {between[0]} to {between[1]}, which the database takes: {day}")
+    return day

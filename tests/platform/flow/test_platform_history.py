@@ -144,6 +144,23 @@ def test_statement_has_the_fields_of_the_database_and_nothing_personal(tmp_path:
     assert [len(body["statements"]) for body in payloads([*chapters, *chapters], grounds)] == [1]
 
 
+def test_statement_leaves_out_a_language_and_refuses_a_day_that_the_database_does_not_take(tmp_path: Path) -> None:
+    config = platform(tmp_path, [
+        video("odd", 0.95, region="DE", language="xx", uploaded_at=NOW),
+        video("old", 0.95, region="DE", language="de", uploaded_at=1e8),
+    ])
+    grounds = read_grounds(tmp_path / "grounds.toml")
+    (odd,), (old,) = (history_of(config.state / "audit", name) for name in ("odd", "old"))
+    record = statement(odd, grounds)
+    assert record is not None
+    assert "content_language" not in record
+    with pytest.raises(ConfigError, match="content_date: expected a day from 2000-01-01"):
+        statement(old, grounds)
+    (tmp_path / "grounds.toml").write_text(GROUNDS.replace("https://example.com/terms", "terms.html"))
+    with pytest.raises(ConfigError, match="reference_url"):
+        read_grounds(tmp_path / "grounds.toml")
+
+
 def test_missing_ground_or_date_is_an_error_not_a_guess(tmp_path: Path) -> None:
     config = platform(tmp_path, [video("v", 0.95, region="FR")])
     (chapter,) = history_of(config.state / "audit", "v")

@@ -113,7 +113,7 @@ def free_port() -> int:
 
 
 def test_metrics_health_and_traces_tell_what_happened(tmp_path: Path, free_port: int) -> None:
-    operations = f'port = {free_port}\ntrace_file = "traces.jsonl"\n'
+    operations = f'port = {free_port}\ntrace_file = "traces.jsonl"\n[budget]\nmodel_seconds_per_thousand = 10\n'
     config = read_config(platform(tmp_path, operations=operations))
     with Worker(config) as worker:
         assert get(free_port, "/readyz") == (200, "ok\n")
