@@ -8,7 +8,24 @@ from __future__ import annotations
 
 import typer
 
-from tidegate.cli import bench, calibrate, corpus, demo, evaluate, explain, pipeline, probe, reproduce, scan, train, version
+from tidegate.cli import (
+    bench,
+    calibrate,
+    compare,
+    corpus,
+    demo,
+    diagnose,
+    evaluate,
+    explain,
+    export,
+    intervene,
+    pipeline,
+    probe,
+    reproduce,
+    scan,
+    train,
+    version,
+)
 
 __all__ = ["app", "main"]
 
@@ -20,7 +37,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (scan, demo, probe, corpus, train, evaluate, calibrate, pipeline, explain, bench, reproduce, version):
+for verb in (scan, demo, probe, corpus, train, evaluate, export, calibrate, pipeline, explain, diagnose, intervene,
+             compare, bench, reproduce, version):
     verb.register(app)
 
 

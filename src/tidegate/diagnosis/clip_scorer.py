@@ -137,7 +137,8 @@ class ClipScorer:
         lines = file.read_text(encoding="utf-8").split("\n") if file.exists() else []
         for line in lines[:-1]:
             values = json.loads(line)
-            known[values.pop("id")] = _Scored(**values)
+            video_id = values.pop("id")
+            known[video_id] = _Scored(**values)
         if lines and lines[-1]:
             file.write_text("\n".join([*lines[:-1], ""]), encoding="utf-8")
         return known

@@ -31,15 +31,16 @@ _EMBEDDING = re.compile(r"embedding\.(\d+)")
 
 
 def read_run(run: Path, manifest: Manifest | None = None, *, issue: str = "icd") -> ProbeTable:
-    """A run: a score file, a folder with ``scores.parquet``, or a folder of ``tidegate scan`` and the manifest."""
+    """A run: a score file, a folder with one, or a folder of ``tidegate scan`` and the manifest."""
     if run.is_dir():
-        if (run / "scores.parquet").exists():
-            return read_scores(run / "scores.parquet")
+        for name in ("run.parquet", "scores.parquet"):
+            if (run / name).exists():
+                return read_scores(run / name)
         if (run / "outcomes.parquet").exists():
             if manifest is None:
                 raise ManifestError(f"{run}: a scan has no labels; expected --data MANIFEST with them")
             return table_of_outcomes(run / "outcomes.parquet", manifest, issue)
-        raise ManifestError(f"{run}: expected scores.parquet or a scan's outcomes.parquet in it")
+        raise ManifestError(f"{run}: expected run.parquet, scores.parquet or a scan's outcomes.parquet in it")
     return read_scores(run)
 
 
