@@ -117,7 +117,7 @@ class Manifest:
         """``ManifestError`` naming the first videos that are not there."""
         missing = self.missing_files()
         if missing:
-            some = ", ".join(str(entry.path) for entry in missing[:3])
+            some = ", ".join(f"{self._line(entry)}{entry.video_id} at {entry.path}" for entry in missing[:3])
             raise ManifestError(f"{self._name}: {len(missing)} of {len(self)} videos are not there: {some}")
 
     def leaking_sources(self) -> tuple[str, ...]:
@@ -132,10 +132,25 @@ class Manifest:
         """``ManifestError`` naming sources that lie on both sides of a split."""
         leaking = self.leaking_sources()
         if leaking:
+            some = ", ".join(f"{source} ({self._sides(source)})" for source in leaking[:3])
             raise ManifestError(
                 f"{self._name}: column source_id: {len(leaking)} sources have videos in more than one split: "
-                f"{', '.join(leaking[:3])} (allow_leaks=True reads it all the same)"
+                f"{some} (allow_leaks=True reads it all the same)"
             )
+
+    def _line(self, entry: Entry) -> str:
+        """``line 7: `` of an entry, where the manifest is a file."""
+        if self.path is None:
+            return ""
+        return f"line {self.entries.index(entry) + (2 if self.path.suffix == '.csv' else 1)}: "
+
+    def _sides(self, source: str) -> str:
+        """The first video of a source in each of its splits."""
+        first: dict[str, Entry] = {}
+        for entry in self.entries:
+            if entry.source_id == source and entry.split is not None:
+                first.setdefault(entry.split, entry)
+        return ", ".join(f"{self._line(entry)}{entry.video_id} in {split}" for split, entry in first.items())
 
     @property
     def _name(self) -> str:
