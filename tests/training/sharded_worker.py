@@ -69,14 +69,13 @@ def main() -> None:
         shard = engine.shard
         done = train(engine, resume=out / "run.pt" if engine.resumable else None)
         held = [p.to_local() if hasattr(p, "to_local") else p for p in engine.objective.parameters()]  # type: ignore[attr-defined]
-        states = engine.optimiser.state_dict()["state"]  # type: ignore[attr-defined]
         values = {
             "rank": shard.rank,
             "world_size": shard.world_size,
             "history": done["history"],
             "seen": done["seen"],
             "held": sum(tensor.numel() for tensor in held),
-            "optimiser_entries": len(states),
+            "zero_stage": engine.wrapped.zero_optimization_stage() if strategy == "deepspeed" else None,  # type: ignore[attr-defined]
         }
         (out / f"rank{shard.rank}.json").write_text(json.dumps(values))
         if shard.rank == 0:

@@ -18,7 +18,7 @@ from training_samples import PROCESSOR, RESNET, VISION_ONLY, bright_or_dark, sma
 
 from tidegate.errors import CheckpointError, ManifestError
 from tidegate.models.card import Card
-from tidegate.models.checkpoint import load_checkpoint, save_checkpoint
+from tidegate.models.checkpoint import checkpoint_hash, load_checkpoint, save_checkpoint
 from tidegate.models.configs import MultiTowerConfig
 from tidegate.models.multitower import MultiTower
 from tidegate.models.processor import ClipProcessor
@@ -121,6 +121,28 @@ def killed(kind: str, place: Path, wait_for: Path, seconds: float) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
+def test_save_that_ends_between_its_two_renames_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor, folder = MultiTower(VISION_ONLY), ClipProcessor(PROCESSOR, None), tmp_path / "model"
+    save_checkpoint(model, processor, folder, Card(name="c", issue="icd", seed=1))
+    before, rename = checkpoint_hash(folder), os.replace
+
+    def end_at_the_second(source: Path, target: Path) -> None:
+        if Path(target) == folder:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", end_at_the_second)
+        save_checkpoint(model, processor, folder, Card(name="c", issue="icd", seed=2))
+    assert not folder.exists()
+    assert (load_checkpoint(folder)[2].seed, checkpoint_hash(folder)) == (1, before)
+    save_checkpoint(model, processor, folder, Card(name="c", issue="icd", seed=3))
+    assert load_checkpoint(folder)[2].seed == 3
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", [0.05, 0.237])
 def test_kill_while_saving_leaves_a_checkpoint_that_loads(tmp_path: Path, seconds: float) -> None:
     folder = tmp_path / "model"

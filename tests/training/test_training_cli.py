@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pytest
 import typer
@@ -111,7 +110,7 @@ def small_large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("rank", ["0", "4"])
+@pytest.mark.parametrize("rank", [pytest.param("0", marks=pytest.mark.long), "4"])
 def test_fine_tuning_by_lora_writes_the_adapter_and_a_merged_checkpoint(
     app: typer.Typer, trained: tuple[Path, Path, dict[str, object]], small_large: Path, tmp_path: Path, rank: str
 ) -> None:
@@ -137,7 +136,10 @@ def test_fine_tuning_by_lora_writes_the_adapter_and_a_merged_checkpoint(
     assert len(curves.Scalars("epoch/loss")) == 2
 
 
+@pytest.mark.long
 def test_mlflow_keeps_the_curves_of_a_run(tmp_path: Path) -> None:
+    import mlflow
+
     where = str(tmp_path / "runs")
     with tracked(Progress(), "mlflow", where, {"seed": 3}) as progress:
         assert progress.on_step is not None

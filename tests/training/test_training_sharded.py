@@ -74,7 +74,9 @@ def test_two_processes_of_fsdp_train_as_one_hold_half_each_and_can_go_on_as_one(
 @pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="the extra deepspeed is not installed")
 def test_two_processes_of_deepspeed_zero_2_train_as_one(tmp_path: Path) -> None:
-    same_as_one_process(torchrun("deepspeed", tmp_path), tmp_path)
+    ranks = torchrun("deepspeed", tmp_path)
+    assert [rank["zero_stage"] for rank in ranks] == [2, 2]
+    same_as_one_process(ranks, tmp_path)
 
 
 def test_several_processes_without_a_strategy_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

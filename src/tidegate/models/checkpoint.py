@@ -14,6 +14,7 @@ missing, truncated or of another class is a ``CheckpointError`` that names what 
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -112,6 +113,14 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _last_good(folder: Path) -> Path:
+    """The folder; if a save was killed after it had moved the old one aside, that one."""
+    if folder.exists():
+        return folder
+    aside = folder.parent.glob(f".{glob.escape(folder.name)}.*.old")
+    return max(aside, key=lambda path: path.stat().st_mtime, default=folder)
+
+
 def _check_keys(expected: dict[str, Tensor], found: dict[str, Tensor], path: Path) -> None:
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
@@ -168,7 +177,7 @@ def _check_vocabulary(model: Model, processor: ClipProcessor, folder: Path) -> N
 
 def load_checkpoint(folder: Path | str) -> tuple[Model, ClipProcessor, Card]:
     """Model (in evaluation mode), processor and card of a checkpoint folder."""
-    folder = Path(folder)
+    folder = _last_good(Path(folder))
     if not folder.is_dir():
         raise CheckpointError(f"expected a checkpoint folder at {folder}, found none")
     model, processor = _load_model(folder), _load_processor(folder)
@@ -178,10 +187,10 @@ def load_checkpoint(folder: Path | str) -> tuple[Model, ClipProcessor, Card]:
 
 def checkpoint_hash(folder: Path | str) -> str:
     """Twelve hexadecimal digits that identify weights, configuration and preprocessing together."""
-    digest = hashlib.sha256()
-    graphs = sorted(path.name for path in Path(folder).iterdir() if path.suffix in {".onnx", ".xml", ".bin"})
+    digest, folder = hashlib.sha256(), _last_good(Path(folder))
+    graphs = sorted(path.name for path in folder.iterdir() if path.suffix in {".onnx", ".xml", ".bin"})
     for name in (*_IDENTITY, *graphs):
-        path = Path(folder) / name
+        path = folder / name
         if path.exists():
             digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
@@ -197,5 +206,5 @@ def save_thresholds(folder: Path | str, thresholds: dict[str, Any]) -> None:
 
 def load_thresholds(folder: Path | str) -> dict[str, Any] | None:
     """Thresholds chosen on validation; None if the folder has none."""
-    path = Path(folder) / "thresholds.json"
+    path = _last_good(Path(folder)) / "thresholds.json"
     return _read_json(path) if path.exists() else None

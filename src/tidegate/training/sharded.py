@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -136,6 +137,8 @@ class DeepSpeedZero(_Several):
         except ImportError as error:
             raise DependencyMissing("DeepSpeed: pip install 'tidegate[deepspeed]'") from error
         super().prepare(objective, make, config)
+        if self.device == "cpu":  # gloo does it all: no shared-memory extension is compiled
+            import_module("deepspeed.ops").__compatible_ops__["deepspeed_shm_comm"] = False
         world_size = self.shard.world_size
         mine = -(-config.batch_size // world_size)
         micro = min(mine, config.micro_batch_size or mine)
