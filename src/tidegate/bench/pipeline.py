@@ -32,7 +32,7 @@ from tidegate.platform.eventlog import LogSettings, LogSource, write_log
 from tidegate.platform.measures import Tally
 from tidegate.platform.worker import Worker
 
-__all__ = ["PipelineBenchmark", "PipelineRun", "platform_file", "run_pipeline_benchmark"]
+__all__ = ["PipelineBenchmark", "PipelineRun", "platform_file", "run_pipeline_benchmark", "server_cpu", "stored"]
 
 PARTITIONS = 8
 _CONFIG = """
@@ -85,6 +85,8 @@ class PipelineRun:
     cpu_seconds: float
     """Of the workers, without the servers."""
     videos_per_cpu_second: float
+    server_cpu_seconds: float
+    """Of the cache server meanwhile."""
     peak_memory_mib: float
     """Largest resident set of one worker."""
     lost: int
@@ -115,10 +117,14 @@ class PipelineBenchmark:
 
     def table(self) -> str:
         """The runs as text."""
-        head = f"{'flow':12} {'workers':>7} {'videos/s':>9} {'per CPU s':>9} {'MiB':>6} {'lost':>5} {'doubled':>7}"
+        head = (
+            f"{'flow':12} {'workers':>7} {'videos/s':>9} {'per CPU s':>9} {'with server':>11} {'MiB':>6} {'lost':>5} "
+            f"{'doubled':>7}"
+        )
         lines = [head, *(
             f"{run.flow:12} {run.workers:7} {run.videos_per_second:9.0f} {run.videos_per_cpu_second:9.0f} "
-            f"{run.peak_memory_mib:6.0f} {run.lost:5} {run.doubled:7}" for run in self.runs
+            f"{run.videos / (run.cpu_seconds + run.server_cpu_seconds):11.0f} {run.peak_memory_mib:6.0f} "
+            f"{run.lost:5} {run.doubled:7}" for run in self.runs
         )]
         lines.append(
             f"added latency at {self.half_load_videos_per_second:.0f} videos/s: "
@@ -157,7 +163,7 @@ def run_pipeline_benchmark(
         for count in workers:
             path = platform_file(home, url=url, state=f"state-{count}", batch=batch, index=index, sync=sync)
             progress(f"{count} workers")
-            runs.append(_measured(path, count, videos, expected))
+            runs.append(_measured(path, count, videos, expected, url))
         best = max(runs, key=lambda run: run.videos_per_second)
         rate = best.videos_per_second / 2
         progress(f"latency at {rate:.0f} videos/s with {best.workers} workers")
@@ -169,7 +175,7 @@ def run_pipeline_benchmark(
 
             progress("the same flow on Bytewax, 1 worker")
             path = platform_file(home, url=url, state="state-bytewax", batch=batch, index=index, sync=sync)
-            runs.append(run_bytewax(path, videos, expected, batch))
+            runs.append(run_bytewax(path, videos, expected, batch, url))
     p50, p99 = np.quantile(latencies, [0.5, 0.99])
     return PipelineBenchmark(
         videos_per_second=best.videos_per_second, p99_added_ms=1000 * float(p99), p50_added_ms=1000 * float(p50),
@@ -231,10 +237,21 @@ def _rewind(config: PlatformConfig) -> None:
         position.unlink()
 
 
-def _measured(path: Path, workers: int, videos: int, expected: int) -> PipelineRun:
+def server_cpu(url: str) -> float:
+    """CPU seconds of the cache server so far."""
+    import redis
+
+    with redis.Redis.from_url(url) as client:
+        spent = client.info("cpu")
+    return float(spent["used_cpu_user"]) + float(spent["used_cpu_sys"])
+
+
+def _measured(path: Path, workers: int, videos: int, expected: int, url: str) -> PipelineRun:
     config = read_config(path)
     _rewind(config)
+    before = server_cpu(url)
     reports = _crew(path, workers, None, 0)
+    served = server_cpu(url) - before
     wall = max(report["end"] for report in reports) - min(report["begin"] for report in reports)
     cpu = sum(report["cpu"] for report in reports)
     phases: dict[str, float] = {}
@@ -245,7 +262,7 @@ def _measured(path: Path, workers: int, videos: int, expected: int) -> PipelineR
     taken = sum(report["taken"] for report in reports)
     return PipelineRun(
         flow="tidegate", workers=workers, videos=videos, wall_seconds=wall, videos_per_second=videos / wall,
-        cpu_seconds=cpu, videos_per_cpu_second=videos / cpu,
+        cpu_seconds=cpu, videos_per_cpu_second=videos / cpu, server_cpu_seconds=served,
         peak_memory_mib=max(report["peak_mib"] for report in reports),
         lost=expected - stored(config), doubled=max(0, taken - videos), seconds_by_phase=phases,
     )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tidegate.bench.pipeline import PipelineRun, stored
+from tidegate.bench.pipeline import PipelineRun, server_cpu, stored
 from tidegate.errors import DependencyMissing
 from tidegate.platform.config import PlatformConfig, read_config
 from tidegate.platform.contracts import Delivery, Shard
@@ -26,7 +26,7 @@ from tidegate.platform.worker import Worker
 __all__ = ["run_bytewax"]
 
 
-def run_bytewax(path: Path, videos: int, expected: int, batch: int) -> PipelineRun:
+def run_bytewax(path: Path, videos: int, expected: int, batch: int, url: str) -> PipelineRun:
     """The flow with one Bytewax worker in this process."""
     try:
         from bytewax.testing import run_main
@@ -38,12 +38,13 @@ def run_bytewax(path: Path, videos: int, expected: int, batch: int) -> PipelineR
     with Worker(config) as worker:
         taken = [0]
         flow = _dataflow(config, worker, batch, taken)
-        begin, cpu = time.perf_counter(), time.process_time()
+        before, begin, cpu = server_cpu(url), time.perf_counter(), time.process_time()
         run_main(flow)
         wall, spent = time.perf_counter() - begin, time.process_time() - cpu
+        served = server_cpu(url) - before
     return PipelineRun(
         flow="bytewax", workers=1, videos=videos, wall_seconds=wall, videos_per_second=videos / wall, cpu_seconds=spent,
-        videos_per_cpu_second=videos / spent,
+        videos_per_cpu_second=videos / spent, server_cpu_seconds=served,
         peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         lost=expected - stored(config), doubled=max(0, taken[0] - videos),
     )

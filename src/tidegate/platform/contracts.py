@@ -301,7 +301,8 @@ class IndexService(Protocol):
         ...
 
     def counts(self) -> Mapping[str, int]:
-        """Records by status, tombstones included."""
+        """Records by status, tombstones included. Counts the whole index, so it is for people (``tidegate pipeline
+        status``), not for probes: a counter beside it would make every write contend for one row."""
         ...
 
     def ping(self) -> None:

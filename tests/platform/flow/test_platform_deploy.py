@@ -33,6 +33,12 @@ def test_yaml_parses(path: Path) -> None:
     assert documents(path)
 
 
+def test_example_is_accepted() -> None:
+    config = read_config(DEPLOY.parent / "examples" / "platform.toml")
+    assert (config.source.kind, config.scoring.kind, config.index.kind) == ("folder", "preset", "sqlite")
+    assert config.budget.later_items_per_second == 2.0
+
+
 @pytest.mark.parametrize("path", sorted(DEPLOY.rglob("platform.toml")), ids=lambda path: path.parent.name)
 def test_configurations_are_accepted(path: Path) -> None:
     config = read_config(path)
