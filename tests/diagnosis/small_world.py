@@ -61,7 +61,7 @@ class World:
     def logit(self, probe=None):
         p, hit, s, f = self.evidence.copy(), self.hit, self.severity, self.fault
         rows = np.arange(self.n)
-        lost = {"C3": not (probe in ("audio_only", "vision_only", "text_only")),
+        lost = {"C3": probe not in ("audio_only", "vision_only", "text_only"),
                 "C4": probe not in ("transcript_gold", "transcript_recognised", "translated_gold"),
                 "C6": probe not in ("frames_more", "frames_window"), "C7": probe not in ("resolution_up", "crops"),
                 "C8": probe != "clean", "C9": probe not in ("translated_gold", "translated_recognised"),
@@ -101,8 +101,7 @@ class World:
             self.hit = flip
         thresholds = np.full(self.n, 0.5)
         if self.fault == "C2":
-            thresholds = np.where(self.hit & (self.language == self.language), thresholds, thresholds)
-            self.hit = np.isin(self.language, ["es"])
+            self.hit = self.language == "es"
             thresholds = np.where(self.hit, sigmoid(2.2 * self.severity), 0.5)
         notes = np.full(self.n, "", dtype="<U20")
         scores = self.scores()

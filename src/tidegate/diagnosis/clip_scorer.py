@@ -1,10 +1,10 @@
 """``ClipScorer``: probes on real clips, scored by a stage or a cascade of two.
 
 Enters: manifest entries and loaded stages. Leaves: a ``Scorer`` and, by ``table``, the run itself. Each clip is decoded
-once a probe, at four times the stage's frames, and changed in memory; in a cascade the base stage sees the same
-change, and what it stops is scored as far below the threshold as the base score lay below tau. Scores are kept on disk,
-one line an item and probe, under the models' identities: a run that was interrupted goes on, a probe that was made is
-not made again. A video that does not decode has no score and a note that says why.
+at four times the stage's frames and changed in memory (clips used last are kept, up to a limit); in a cascade the base
+stage sees the same change, and what it stops is scored as far below the threshold as the base score lay below tau.
+Scores are kept on disk, one line an item and probe, under the models' identities: a run that was interrupted goes on, a
+probe that was made is not made again. A video that does not decode has no score and a note that says why.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -80,7 +81,8 @@ class ClipScorer:
     """Scores entries of a manifest under probes. Use it in a ``with`` block: it holds decoding processes."""
 
     def __init__(self, entries: Sequence[Entry], deciding: Deciding, cache: Path, *, workers: int = 2,
-                 limits: Limits | None = None, progress: Progress | None = None) -> None:
+                 limits: Limits | None = None, max_held_bytes: int = 512 * 2**20,
+                 progress: Progress | None = None) -> None:
         if not entries:
             raise UsageError("expected labelled entries to score, got none")
         self._entries, self._deciding, self._progress = tuple(entries), deciding, progress
@@ -91,6 +93,8 @@ class ClipScorer:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, dict[str, _Scored]] = {}
         self._donors = _donors(self._entries, self._issue)
+        self._held: OrderedDict[int, Clip | MediaError] = OrderedDict()
+        self._max_held_bytes = max_held_bytes
 
     @property
     def probes(self) -> frozenset[str]:
@@ -160,11 +164,23 @@ class ClipScorer:
         except MediaError as error:
             return error
 
+    def _clips_of(self, rows: Sequence[int]) -> dict[int, Clip | MediaError]:
+        """Decoded clips of rows; those used last stay in memory up to the limit."""
+        missing = [row for row in rows if row not in self._held]
+        decoded = self._threads.map(self._decoded, [self._entries[row] for row in missing])
+        self._held.update(zip(missing, decoded, strict=True))
+        found = {row: self._held[row] for row in rows}
+        for row in rows:
+            self._held.move_to_end(row)
+        while len(self._held) > 1 and sum(map(_bytes_of, self._held.values())) > self._max_held_bytes:
+            self._held.popitem(last=False)
+        return found
+
     def _scored(self, rows: Sequence[int], probe: str | None) -> list[_Scored]:
         """Decode, change, and let the stages decide."""
         needs_donor = probe is not None and (probe.endswith(("_swap", "_only")))
         wanted = sorted(set(rows) | ({self._donors[row] for row in rows} if needs_donor else set()))
-        clips = dict(zip(wanted, self._threads.map(self._decoded, [self._entries[r] for r in wanted]), strict=True))
+        clips = self._clips_of(wanted)
         found = [_Scored(score=None) for _ in rows]
         jobs: list[tuple[int, Clip]] = []
         for place, row in enumerate(rows):
@@ -210,6 +226,13 @@ class ClipScorer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _bytes_of(clip: Clip | MediaError) -> int:
+    if not isinstance(clip, Clip):
+        return 0
+    frames = 0 if clip.frames is None else clip.frames.frames_THWC.nbytes
+    return frames + (0 if clip.audio is None else clip.audio.samples.nbytes)
 
 
 def _raise_to(one: _Scored, value: float) -> None:
