@@ -133,9 +133,10 @@ def test_save_that_ends_between_its_two_renames_leaves_the_last_checkpoint(
             raise KeyboardInterrupt
         rename(source, target)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(os, "replace", end_at_the_second)
-        save_checkpoint(model, processor, folder, Card(name="c", issue="icd", seed=2))
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(model, processor, folder, Card(name="c", issue="icd", seed=2))
     assert not folder.exists()
     assert (load_checkpoint(folder)[2].seed, checkpoint_hash(folder)) == (1, before)
     save_checkpoint(model, processor, folder, Card(name="c", issue="icd", seed=3))

@@ -15,10 +15,13 @@ import pytest
 import sharded_worker
 import torch
 from safetensors.torch import load_file
+from training_samples import seen_and_heard, small_avlm, small_corpus
 
 from tidegate.errors import ConfigError
+from tidegate.models import Card, load_checkpoint, save_checkpoint
 from tidegate.training.engine import OneProcess
 from tidegate.training.launch import engine_of
+from tidegate.training.loop import score_rows
 
 torch.set_num_threads(1)
 WORKER = Path(sharded_worker.__file__)
@@ -89,3 +92,49 @@ def test_strategy_without_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ConfigError, match="torchrun"), engine_of("fsdp"):
         pass
+
+
+@pytest.mark.long
+def test_command_under_torchrun_writes_the_checkpoint_of_one_process(tmp_path: Path) -> None:
+    data = small_corpus(tmp_path)
+    model, processor = small_avlm()
+    save_checkpoint(model, processor, tmp_path / "start", Card(name="small", issue="icd"))
+    words = ["train", "avlm", "--data", str(data), "--init", str(tmp_path / "start"), "--recipe", "lora-avlm"]
+    words += [
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--micro-batch-size",
+        "1",
+        "--learning-rate",
+        "0.01",
+        "--threads",
+        "1",
+    ]
+    several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for name, start, extra in (("two", several, ["--strategy", "fsdp"]), ("one", [sys.executable], [])):
+        done = subprocess.run(
+            [
+                *start,
+                "-m",
+                "tidegate",
+                *words,
+                "--out",
+                str(tmp_path / name),
+                "--cache",
+                str(tmp_path / "cache"),
+                *extra,
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=290,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("checkpoint:") == 1
+    table = seen_and_heard(6, 5).table
+    one, two = (score_rows(load_checkpoint(tmp_path / name)[0], processor, table, range(6)) for name in ("one", "two"))
+    np.testing.assert_allclose(two, one, atol=2e-3)
+    assert (tmp_path / "two-adapter/adapter_model.safetensors").exists()

@@ -37,6 +37,7 @@ def _align(  # noqa: PLR0917 - one parameter an option
     cache: Annotated[
         Path | None, typer.Option(help="Where the spoken items are kept; beside --out by default.")
     ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of the curve to write, .svg or .png.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of sentences, speakers, weights and order.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Processor threads of torch; its own choice by default.")] = None,
 ) -> None:
@@ -47,7 +48,7 @@ def _align(  # noqa: PLR0917 - one parameter an option
     from tidegate.training.align import AlignConfig
     from tidegate.training.console import console_progress
     from tidegate.training.engine import OneProcess
-    from tidegate.training.lifecycle import align_stage, print_curve, start_of
+    from tidegate.training.lifecycle import align_stage, draw_curve, print_curve, start_of
     from tidegate.training.recipes import OptimiserConfig
     from tidegate.training.speech import SpeechConfig
 
@@ -80,6 +81,8 @@ def _align(  # noqa: PLR0917 - one parameter an option
         typer.echo(f"{error.code}: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
     print_curve(result.curve)
+    if plot is not None:
+        draw_curve(result.curve, plot)
     typer.echo(f"checkpoint: {out}")
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table as Columns
 
 from tidegate.corpus.manifest import Entry, read_manifest
-from tidegate.errors import CheckpointError, ConfigError
+from tidegate.errors import CheckpointError, ConfigError, DependencyMissing
 from tidegate.models.avlm import Avlm
 from tidegate.models.card import Card
 from tidegate.models.checkpoint import load_checkpoint, save_checkpoint
@@ -33,7 +33,7 @@ from tidegate.training.prefer import Pair, PreferConfig, PreferResult, pairs_fro
 from tidegate.training.speech import heard_items, speech_table
 from tidegate.training.stage import SYNTHETIC_NOTICE, Progress
 
-__all__ = ["align_stage", "curve_table", "prefer_stage", "print_curve", "start_of"]
+__all__ = ["align_stage", "curve_table", "draw_curve", "prefer_stage", "print_curve", "start_of"]
 
 Start = tuple[Avlm, ClipProcessor, Card]
 
@@ -147,6 +147,25 @@ def curve_table(curve: Sequence[dict[str, Any]]) -> list[list[str]]:
     for code in curve[0]["by_language"]:
         rows.append([code, *(cell(record["by_language"][code]) for record in curve)])
     return rows
+
+
+def draw_curve(curve: Sequence[dict[str, Any]], path: Path) -> None:
+    """The curve as a picture (``.svg`` or ``.png``): all languages together in bold, each language thin."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise DependencyMissing("a plot of the curve: pip install 'tidegate[bench]'") from error
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    hours = [record["hours"] for record in curve]
+    for code in curve[0]["by_language"]:
+        axes.plot(hours, [record["by_language"][code] for record in curve], color="0.8", linewidth=0.8)
+    bold = {"wer": "WER, languages with spaces", "cer": "CER, all languages", "known_wer": "WER, known sentences"}
+    for name, label in bold.items():
+        axes.plot(hours, [record[name] for record in curve], marker="o", label=label)
+    axes.set(xlabel="equivalent audio training time, hours", ylabel="error rate, other speakers", ylim=(0, 1.5))
+    axes.legend()
+    figure.savefig(path)
 
 
 def print_curve(curve: Sequence[dict[str, Any]]) -> None:
