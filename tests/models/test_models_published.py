@@ -136,6 +136,9 @@ def test_whisper_without_a_head_and_early_fusion_load_by_folder(llava: Path, tmp
 def test_weights_load_in_half_precision(llava: Path) -> None:
     model = Avlm.from_pretrained(vl=str(llava), dtype="bfloat16")
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    rotary = model.vision_language.language_model.rotary_emb.inv_freq
+    assert rotary.dtype == torch.float32
+    assert torch.equal(rotary, Avlm.from_pretrained(vl=str(llava)).vision_language.language_model.rotary_emb.inv_freq)
     with pytest.raises(ConfigError, match="int4"):
         Avlm.from_pretrained(vl=str(llava), dtype="int4")
 

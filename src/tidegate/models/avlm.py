@@ -78,6 +78,12 @@ class Avlm(nn.Module):
         self.width: int = int(text.hidden_size) + beside
         self.head = IssueHeads(self.width, len(config.issues))
 
+    def cast(self, dtype: str) -> Self:
+        """Weights in another precision, in place. Buffers stay: rotary frequencies lose positions in 16 bits."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+        return self
+
     def gradient_checkpointing(self, enabled: bool) -> None:
         """Compute activations again in the backward pass instead of keeping them: less memory, slower steps."""
         for part in (self.vision_language, None if self.audio is None else self.audio.encoder):
@@ -197,4 +203,4 @@ class Avlm(nn.Module):
             language_head=language_head,
         )
         model = cls(config, vision_language=vision_language, encoder=encoder, language_head=head)
-        return model.to(getattr(torch, dtype))
+        return model.cast(dtype)

@@ -53,7 +53,7 @@ def _onnx_graph(path: Path) -> Graph:
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (onnxruntime.capi.onnxruntime_pybind11_state.Fail, RuntimeError, ValueError, OSError) as error:
+    except _onnx_errors(onnxruntime) as error:
         raise CheckpointError(f"expected a graph that ONNX Runtime reads in {path}, found: {error}") from error
 
     def run(inputs: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
@@ -61,6 +61,13 @@ def _onnx_graph(path: Path) -> Graph:
         return result
 
     return run
+
+
+def _onnx_errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises on a file that is no graph; its classes share no base but ``Exception``."""
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+    return (*(getattr(state, name) for name in names), RuntimeError, ValueError, OSError)
 
 
 def _openvino_graph(path: Path) -> Graph:

@@ -207,7 +207,7 @@ def load_zero_shot(
             raise CheckpointError(
                 f"{source}: expected an AVLM that kept its language head, found a {type(found).__name__}"
             )
-        model, title = found.to(getattr(torch, dtype)), f"{card.name}@{checkpoint_hash(source)}"
+        model, title = found.cast(dtype), f"{card.name}@{checkpoint_hash(source)}"
     else:
         model, processor, card = compose_avlm(
             vl=str(source), issue=config.issue, language_head=True, num_frames=num_frames, dtype=dtype
