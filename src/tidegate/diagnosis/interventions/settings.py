@@ -134,13 +134,18 @@ class LowerTau(_Setting):
 
 
 def _where(table: ProbeTable, drops: np.ndarray) -> tuple[str, list[str]]:
-    """(column, values) that hold most drops in the fewest items; ("", []) without columns."""
+    """(column, values) that hold most drops in the fewest items; ("", []) without columns.
+
+    A value that only violating items have is known after the verdict, not before: it cannot steer one.
+    """
     best: tuple[float, str, list[str]] = (0.0, "", [])
     for name, column in table.slices.items():
         values, codes = np.unique(column, return_inverse=True)
         hits = np.bincount(codes, drops, minlength=len(values))
         rates = hits / np.bincount(codes, minlength=len(values))
-        dense = (hits >= 3) & (rates > 1.5 * drops.mean()) & (values != "")
+        positives = np.bincount(codes, table.labels, minlength=len(values))
+        both = np.minimum(positives, np.bincount(codes, minlength=len(values)) - positives) >= 5
+        dense = (hits >= 3) & (rates > 1.5 * drops.mean()) & (values != "") & both
         chosen = [str(value) for value in values[dense]]
         inside = np.isin(column, chosen)
         gain = float(drops[inside].sum() / max(1, drops.sum()) - inside.mean()) if chosen else 0.0
