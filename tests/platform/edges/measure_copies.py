@@ -61,7 +61,7 @@ def main() -> None:
             bank = bank.with_entry(path.stem, entry) if len(entry) else bank
         others = sorted(wanted.distractors.rglob("*.mp4"))[: wanted.n] if wanted.distractors else []
         distractors = [hash_video(path, pool, hashing, mirrored=True) for path in others]
-    for share in (0.5, 0.3):
+    for share in (0.5, 0.3, 0.2, 0.1):
         for max_bits in (15, 31, 47, 63, 79):
             rule = MatchConfig(max_bits=max_bits, min_video_share=share, min_entry_share=share)
             line = {"share": share, **measured(hashes, bank, distractors, rule)}
