@@ -65,6 +65,8 @@ def check(config: Config) -> None:
     for name, choice in chosen.items():
         typer.echo(f"{name}: {choice.kind}")
     typer.echo(f"policy: {checked.policy.name}@{checked.policy.version}")
+    certificate = checked.policy.routing.certificate
+    typer.echo(f"certificate: {'none, no promise' if certificate is None else certificate}")
     typer.echo(f"shadow policies: {', '.join(checked.shadows) or 'none'}")
     typer.echo(f"workers: {checked.workers}, state in {checked.state}")
 

@@ -8,6 +8,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from platform_doubles import event
+from servers.process import wait_until
 
 from tidegate.errors import ServiceRefused, ServiceUnavailable
 from tidegate.platform.audit import verify
@@ -186,6 +188,33 @@ def test_sigterm_drains_and_the_next_run_goes_on(tmp_path: Path, workers: int) -
     again.communicate()
     assert overview(read_config(path))["index"] == {"remained": 312, "removed": 80}
     assert verify(tmp_path / "state" / "audit").intact
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hangup_reads_the_policy_again_in_every_worker(tmp_path: Path, workers: int) -> None:
+    path, lines = platform(tmp_path, num_events=10, workers=workers), list[dict[str, object]]()
+    process = run_cli(path, "run")
+    assert process.stderr is not None
+    reader = threading.Thread(target=lambda: lines.extend(map(json.loads, process.stderr)), daemon=True)  # type: ignore[arg-type]
+    reader.start()
+
+    def said(event: str) -> int:
+        assert process.poll() is None, lines
+        return sum(line["event"] == event for line in lines)
+
+    try:
+        wait_until(lambda: said("started") == workers, "all workers", every_seconds=0.05)
+        (tmp_path / "policy.toml").write_text(POLICY.format(name="live", at=0.6).replace('"1"', '"2"'))
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: said("policy_loaded") == workers, "the second policy everywhere", every_seconds=0.05)
+        (tmp_path / "policy.toml").write_text("nonsense = 1")
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: said("policy_refused") == workers, "a refusal everywhere", every_seconds=0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+    assert {line["policy"] for line in lines if line["event"] == "policy_loaded"} == {"live@2"}
 
 
 def test_configuration_error_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
