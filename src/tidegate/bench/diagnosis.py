@@ -11,15 +11,17 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tidegate.bench.diagnosis_runs import RunConfig, key_of, run_fault
 from tidegate.bench.diagnosis_score import score
 from tidegate.diagnosis.learned import shipped_classifier
 from tidegate.diagnosis.planted.cases import FIRST_TEST_WORLD, doubles, faultless, singles
 from tidegate.diagnosis.planted.fault import Fault
+from tidegate.diagnosis.taxonomy import TAXONOMY
 from tidegate.diagnosis.transfer import TransferRatios
 from tidegate.evaluation import markdown_table
 
@@ -50,28 +52,34 @@ class DiagnosisReport:
 
 
 def plan(*, seeds: int, full: bool, first_seed: int = FIRST_TEST_WORLD) -> Iterator[Planned]:
-    """Runs in an order in which an unfinished benchmark is still a fair sample: world after world."""
+    """World after world, in each every class once by both mechanisms, severities going round; then none and doubles.
+
+    The order within a world is random, so that an unfinished benchmark is still a fair sample. Every intervention is
+    carried out in every third (quick: every fourth) single fault; the curve is read in every second world of three.
+    """
     for number in range(seeds):
         world = first_seed + number
-        for family in ("held_out", "fitting"):
-            for place, fault in enumerate(singles([world], family, (1 + number % 3,))):
-                yield Planned(
-                    fault=fault, with_gains=not full or (place + number) % 3 == 0, with_curve=number % 3 == 1
-                )
+        planned = []
+        for mechanism, family in enumerate(("held_out", "fitting")):
+            for place, fault in enumerate(singles([world], family)):
+                if (place % len(TAXONOMY) + number + mechanism) % 3 == fault.severity - 1:
+                    gains = (place + mechanism + number) % (3 if full else 4) == 0
+                    planned.append(Planned(fault=fault, with_gains=gains, with_curve=full and number % 3 == 1))
         for fault in [*faultless([world]), *doubles([world])]:
-            yield Planned(fault=fault, with_gains=False, with_curve=False)
-
-
-def _quick_plan(seeds: int) -> Iterator[Planned]:
-    """Every class once of each kind, as severe as it gets; the interventions of every fourth."""
-    for place, planned in enumerate(plan(seeds=seeds, full=False, first_seed=FIRST_TEST_WORLD + 2)):
-        yield Planned(fault=planned.fault, with_gains=place % 4 == 0, with_curve=False)
+            planned.append(Planned(fault=fault, with_gains=False, with_curve=False))
+        for place in np.random.default_rng(world).permutation(len(planned)):
+            yield planned[place]
 
 
 def _known(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
-        return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    """Rows by key; a last line that was torn when a run was killed is dropped from the file."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            break
     return {row["key"]: row for row in rows}
 
 
@@ -106,7 +114,7 @@ def run_diagnosis_benchmark(
     """Run what is not yet in ``folder`` and score all of it; ``max_seconds``: stop and score what there is."""
     started = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    planned = list(plan(seeds=seeds or 4, full=True) if full else islice(_quick_plan(seeds or 1), None))
+    planned = list(plan(seeds=seeds or (4 if full else 1), full=full))
     path = folder / ("full.jsonl" if full else "quick.jsonl")
     rows, judge = _run_all(planned, path, ratios or TransferRatios(), progress, max_seconds)
     return DiagnosisReport(scores=score(rows), seconds=time.perf_counter() - started, classifier=judge)

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tidegate.diagnosis.diagnose import DiagnosisConfig, diagnose
+from tidegate.diagnosis.adaptive import ProbingConfig, probe_run
+from tidegate.diagnosis.classify import RulesConfig
 from tidegate.diagnosis.learned import SHIPPED, LearnedClassifier, PlantedRun, fit
 from tidegate.diagnosis.planted.cases import FIRST_TEST_WORLD, Case, faultless, plant, singles
 from tidegate.diagnosis.planted.fault import Fault
@@ -27,6 +28,8 @@ from tidegate.errors import UsageError
 __all__ = ["StoredRun", "StoredScorer", "collect", "fit_and_save", "fit_shipped", "load_run", "save_run"]
 
 Array = npt.NDArray[Any]
+PROBING = ProbingConfig(order="all")
+"""Every probe on every error, in the fit and in the score alike: a classifier is judged on what it was fitted for."""
 CONTROLS = 450
 """Right items of each run whose probes are kept."""
 LEAST_EXTRA_ERRORS = 8
@@ -125,25 +128,22 @@ def collect(folder: Path, worlds: int, progress: Callable[[str], None] = lambda 
     return [folder / _name(fault) for fault in faults]
 
 
-def planted_run(stored: StoredRun, config: DiagnosisConfig) -> PlantedRun:
+def planted_run(stored: StoredRun) -> PlantedRun:
     """As a diagnosis would see it: with the probes that it would run."""
-    found = diagnose(stored.table, stored.scorer, config=config)
-    return PlantedRun(table=found.table, fault=stored.truth, caused=stored.harmed, group=stored.world)
+    table, _ = probe_run(stored.table, stored.scorer, PROBING, rules=RulesConfig())
+    return PlantedRun(table=table, fault=stored.truth, caused=stored.harmed, group=stored.world)
 
 
 def fit_shipped(
-    paths: list[Path], *, config: DiagnosisConfig | None = None, progress: Callable[[str], None] = lambda message: None
+    paths: list[Path], *, progress: Callable[[str], None] = lambda message: None
 ) -> LearnedClassifier:
     """Fit the classifier on kept runs."""
-    config = config or DiagnosisConfig(num_samples=2)
     stored = [load_run(path) for path in paths]
     visible = [run for run in stored if run.truth in ("none", "M1") or run.extra_errors >= LEAST_EXTRA_ERRORS]
-    runs = []
-    for number, run in enumerate(visible):
-        progress(f"diagnosing {number + 1}/{len(visible)}")
-        runs.append(planted_run(run, config))
+    runs = [planted_run(run) for run in visible]
     worlds = len({run.world for run in stored})
-    return fit(runs, notes=f"{len(runs)} planted runs in {worlds} worlds, fitting injectors only")
+    progress(f"fitting on {len(runs)} runs of {worlds} worlds")
+    return fit(runs, max_errors=30, notes=f"{len(runs)} planted runs in {worlds} worlds, fitting injectors only")
 
 
 def fit_and_save(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tidegate.bench.diagnosis_fit import PROBING
 from tidegate.bench.diagnosis_rivals import RIVALS
-from tidegate.diagnosis.adaptive import ProbingConfig
 from tidegate.diagnosis.diagnose import Diagnosis, DiagnosisConfig, diagnose
 from tidegate.diagnosis.gains import GainsConfig, gains
 from tidegate.diagnosis.learned import LearnedClassifier
@@ -43,7 +43,7 @@ class RunConfig:
     """Whether every intervention is carried out (about 7 s of one idle core)."""
     with_curve: bool = False
     """Whether the run is diagnosed again with fewer and fewer model calls."""
-    diagnosis: DiagnosisConfig = field(default_factory=lambda: DiagnosisConfig(num_samples=50))
+    diagnosis: DiagnosisConfig = field(default_factory=lambda: DiagnosisConfig(num_samples=20, probing=PROBING))
     """How runs are diagnosed; few resamples, for the intervals of signatures are not scored."""
 
 
@@ -105,7 +105,7 @@ def _items_found(case: Case, found: Diagnosis) -> float:
 
 
 def _at_budget(case: Case, scorer: CachingScorer, budget: float, config: RunConfig) -> dict[str, Any]:
-    probing: ProbingConfig = replace(config.diagnosis.probing, calls_per_error=budget)
+    probing = replace(config.diagnosis.probing, order="adaptive", calls_per_error=budget, max_pairs=0)
     bounded = replace(config.diagnosis, probing=probing, num_samples=2)
     less = diagnose(case.table, scorer, classifier=config.classifier, config=bounded)
     return {"budget": budget, "calls_per_error": less.calls_per_error, "top": less.top}

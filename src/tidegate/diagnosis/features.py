@@ -2,8 +2,10 @@
 
 Enters: ``Observations`` and the table. Leaves: one row of numbers an error, one vector a run, with fixed names: the
 excess of each observation over chance, what the rules make of it, and for the run the same summed over all errors, over
-misses, over false alarms, and over the slice where it is strongest. What was not observed is 0 and its share known is a
-feature of its own, so that a run with few probes is not taken for a run where probes cured nothing.
+misses, over false alarms, and over the slice where it is strongest; and what the errors that a slice has beyond the
+rest of the run look like, for the rest of the run is the best picture of its ordinary errors. What was not observed is
+0 and its share known is a feature of its own, so that a run with few probes is not taken for a run where probes cured
+nothing.
 
 Shape legend: E errors, F features, O observations.
 """
@@ -31,6 +33,8 @@ OBSERVED: tuple[str, ...] = (
 )  # fmt: skip
 """Observations that features are made of, in order."""
 _RANKED = (*(failure.value for failure in CLASSES[:-1]), NONE)
+_COLUMNS = ("region", "language", "clause", "surface", "period")
+"""Metadata columns that a slice of extra errors is told apart by."""
 _VIEWS = ("all", "misses", "alarms", "slice")
 
 
@@ -46,6 +50,8 @@ def run_names() -> tuple[str, ...]:
     views = tuple(f"{view}:{name}" for view in _VIEWS for name in OBSERVED)
     return (*views, *(f"known:{name}" for name in OBSERVED), *(f"excess:{name}" for name in OBSERVED),
             *(f"share:{c.value}" for c in CLASSES), *(f"rank:{name}" for name in _RANKED),
+            *(f"contrast:{name}" for name in OBSERVED), *(f"extra:{name}" for name in OBSERVED),
+            *(f"worst:{name}" for name in (*_COLUMNS, "z", "share")),
             "errors", "error_rate", "misses", "duplicates", "notes", "escalated")
 
 
@@ -92,7 +98,7 @@ def run_features(table: ProbeTable, seen: Observations, rules: Classified) -> Fl
         -1.0 if table.escalated is None else float(table.escalated.mean()),
     ]
     return np.concatenate([*views, known, mean, [rules.shares[c] for c in CLASSES],
-                           [_logit(ranked.get(name, 0.0)) for name in _RANKED], rest])
+                           [_logit(ranked.get(name, 0.0)) for name in _RANKED], _contrasts(table, seen), rest])
 
 
 def _logit(probability: float) -> float:
@@ -105,6 +111,37 @@ def _strength(excess: Floats, variance: Floats, mask: Bools) -> Floats:
     z: Floats = excess[mask].sum(axis=0) / np.sqrt(variance[mask].sum(axis=0) + 1.0)
     root: Floats = np.sign(z) * np.sqrt(np.abs(z))
     return root
+
+
+def _contrasts(table: ProbeTable, seen: Observations) -> Floats:
+    """What a slice's errors are beyond those of the rest of the run.
+
+    Of each observation: the largest standardised surplus in a slice; then, in the slice with most surplus errors, the
+    share of the surplus that shows it; then where that slice is, how much it stands out, and its share of the items.
+    """
+    events = np.zeros((len(table), len(OBSERVED) + 1))
+    events[seen.rows, -1] = 1.0
+    for place, name in enumerate(OBSERVED):
+        events[seen.rows, place] = np.nan_to_num(seen.column(name))
+    total, best_z = events.sum(axis=0), np.zeros(len(OBSERVED))
+    worst, worst_z, where = np.zeros(len(OBSERVED)), 0.0, np.zeros(len(_COLUMNS) + 2)
+    for column_name, column in table.slices.items():
+        values, codes = np.unique(column, return_inverse=True)
+        for code in np.flatnonzero((np.bincount(codes, minlength=len(values)) >= 30) & (values != ""))[:60]:
+            inside = codes == code
+            n, held = int(inside.sum()), events[inside].sum(axis=0)
+            if n > 0.8 * len(table):
+                continue
+            ratio = n / (len(table) - n)
+            usual = (total - held) * ratio
+            z = (held - usual) / np.sqrt(usual * (1 + ratio) + 1.0)
+            best_z = np.maximum(best_z, z[:-1])
+            if z[-1] > worst_z:
+                worst_z, surplus = float(z[-1]), max(float(held[-1] - usual[-1]), 1.0)
+                worst = np.clip((held - usual)[:-1] / surplus, -1.0, 2.0)
+                at = [float(column_name == name) for name in _COLUMNS]
+                where = np.asarray([*at, np.sqrt(worst_z), n / len(table)])
+    return np.concatenate([np.sqrt(best_z), worst, where])
 
 
 def _in_best_slice(table: ProbeTable, seen: Observations, excess: Floats, variance: Floats) -> Floats:
