@@ -114,7 +114,7 @@ _ALL = (
     Preset(
         name="tiny",
         issue="icd",
-        description="small CNN + text + audio towers, then a small AVLM; embedded default, CI, teaching",
+        description="small vision, text and audio towers, then a small AVLM; embedded default, CI, teaching",
         base=Packaged(folder=_WEIGHTS / "tiny" / "base"),
         large=Packaged(folder=_WEIGHTS / "tiny" / "large"),
     ),

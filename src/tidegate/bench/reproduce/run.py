@@ -84,9 +84,10 @@ def _result_path(files: StockFiles, trial: Trial, seed: int) -> Path:
 
 def _work(files: StockFiles, trial: Trial, seed: int) -> tuple[Trial, int, float]:
     torch.set_num_threads(1)
-    result = run_trial(files, trial, seed)
-    result.save(_result_path(files, trial, seed))
-    return trial, seed, result.seconds
+    path = _result_path(files, trial, seed)
+    if not path.exists():  # another run on the same folder may have been quicker
+        run_trial(files, trial, seed).save(path)
+    return trial, seed, TrialResult.load(path).seconds
 
 
 def finished(
