@@ -152,14 +152,13 @@ class MultiTower(nn.Module):
         audio: str | None = None,
     ) -> Self:
         """Towers by hub id or local folder; the last layer is new and must be trained."""
-        towers = {
+        towers: dict[str, Any] = {
             "vision": None if vision is None else tower_model(vision, "pixel_values"),
             "text": None if text is None else tower_model(text, "input_ids"),
             "audio": None if audio is None else audio_encoder(audio),
         }
+        if text is not None and getattr(towers["text"], "pooler", None) is not None:
+            towers["text"].pooler = None  # a layer that masked-language models never trained
         configs = {name: None if tower is None else tower.config.to_dict() for name, tower in towers.items()}
-        model = cls(MultiTowerConfig(issue=issue, more_issues=tuple(more_issues), **configs))
-        for name, tower in towers.items():
-            if tower is not None:
-                model.towers.get_submodule(f"{name}.encoder").load_state_dict(tower.state_dict(), strict=name != "text")
-        return model
+        given = {name: tower for name, tower in towers.items() if tower is not None}
+        return cls(MultiTowerConfig(issue=issue, more_issues=tuple(more_issues), **configs), encoders=given)
