@@ -164,7 +164,7 @@ def check(tmp_path: Path, num_events: int, kills: int, seed: int) -> None:
 
 
 def test_index_after_kills_equals_an_undisturbed_run(tmp_path: Path) -> None:
-    check(tmp_path, num_events=1500, kills=18, seed=1)
+    check(tmp_path, num_events=900, kills=12, seed=1)
 
 
 @pytest.mark.long
