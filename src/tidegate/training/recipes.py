@@ -276,6 +276,7 @@ def lora_avlm(issue: str = "icd") -> TrainRecipe:
         auxiliary="none",
         adapter=AdapterConfig(),
         train_towers=False,
+        keep_initial=True,
         gradient_checkpointing=True,
         optimiser=OptimiserConfig(
             epochs=3,

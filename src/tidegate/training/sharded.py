@@ -68,7 +68,8 @@ class Fsdp(_Several):
         for module in [*objective.modules()]:
             if type(module).__name__ in _LAYERS:
                 fully_shard(module, mesh=mesh, reshard_after_forward=False)
-        fully_shard(objective, mesh=mesh, reshard_after_forward=False)
+        root: Any = fully_shard(objective, mesh=mesh, reshard_after_forward=False)
+        root._get_fsdp_state()._lazy_init()  # else a model scored before its first step takes a layer for the root
         super().prepare(objective, make, config)
 
     def backward(self, loss: Tensor) -> None:
