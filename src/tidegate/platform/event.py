@@ -170,18 +170,20 @@ class EventCodec:
         self._check_id(event.video_id)
         if event.region is not None and event.region not in REGIONS:
             raise InvalidEvent(f"expected an ISO 3166-1 alpha-2 region such as DE, got {event.region!r}")
-        latest = self._now() + self.limits.max_future_seconds
+        latest = time.time() + self.limits.max_future_seconds
         for name, instant in (("occurred_at", event.occurred_at), ("uploaded_at", event.uploaded_at)):
             if instant is not None and not 0 <= instant <= latest:
-                raise InvalidEvent(f"expected {name} in Unix seconds between 0 and {latest:.0f}, got {instant!r}")
+                self._check_instant(name, instant)
         if event.texts or event.features:
             self._check_sizes(event)
         if event.location is not None:
             check_location(event.location, self.locations)
 
-    def _now(self) -> float:
-        """The wall clock, which here never goes back: a clock that is set back must not make the present future."""
-        return max(time.time(), self._began_at + time.monotonic())
+    def _check_instant(self, name: str, instant: float) -> None:
+        """A wall clock that is set back must not make the present future, so here it never goes back."""
+        latest = max(time.time(), self._began_at + time.monotonic()) + self.limits.max_future_seconds
+        if not 0 <= instant <= latest:
+            raise InvalidEvent(f"expected {name} in Unix seconds between 0 and {latest:.0f}, got {instant!r}")
 
     def _of_compact(self, raw: bytes) -> VideoEvent:
         wire = self._compact.decode(raw)
