@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from tidegate.bench.diagnosis_rivals import RIVALS, recommended
-from tidegate.diagnosis.taxonomy import TAXONOMY
+from tidegate.diagnosis.taxonomy import TAXONOMY, FailureClass
 
 __all__ = ["LEAST_EXTRA_ERRORS", "counted", "score"]
 
@@ -72,6 +72,14 @@ def regret(row: Row, intervention: str | None) -> float:
     return float((best - (0.0 if intervention is None else gains[intervention])) / best)
 
 
+def _best_of_class(row: Row) -> str | None:
+    """Highest predicted gain among the interventions of the named class."""
+    if _top(row) == "none":
+        return None
+    names = TAXONOMY[FailureClass(_top(row))].interventions
+    return max(names, key=lambda name: row["predicted"][name][0] if name in row["predicted"] else -1.0)
+
+
 def _mean_regret_of_chance(row: Row) -> float:
     gains = [name for name in row["realised"] if name != "placebo"]
     return float(np.mean([regret(row, name) for name in gains]))
@@ -111,6 +119,7 @@ def score(rows: Sequence[Row]) -> dict[str, Any]:
         "calls_per_error": _interval([*single, *quiet], lambda row: row["calls_per_error"]),
         "median_regret": _interval(gained, lambda row: regret(row, row["recommended"]), median=True),
         "median_regret_of_class": _interval(gained, lambda row: regret(row, recommended(_top(row))), median=True),
+        "median_regret_in_class": _interval(gained, lambda row: regret(row, _best_of_class(row)), median=True),
         "interval_coverage": _interval(gained, lambda row: float(np.mean(_covered(row)))),
         "rank_correlation": _interval(gained, _rank_correlation, median=True),
         "and_both_in_top3": _interval(of["and"], lambda row: _in_top(row, 3) and _also(row, 3)),
