@@ -187,6 +187,7 @@ def export_stage(
     ``data`` is needed for int8. A float32 export whose scores differ by more than 1e-4, or one that loses more than
     ``max_auc_loss``, is a ``CheckpointError``, and ``out`` stays as it was.
     """
+    identity = f"{checkpoint.name}@{checkpoint_hash(checkpoint)}"
     model, processor, card = load_checkpoint(checkpoint)
     if not isinstance(model, MultiTower) or model.exported_parameters:
         raise CheckpointError(f"{checkpoint}: expected a base stage's checkpoint to export, found {_kind(model)}")
@@ -203,7 +204,7 @@ def export_stage(
         comparison = _compared(splits[config.split], before, after) if splits else None
         largest = float(np.abs(before - after).max())
         _refuse_bad(config, largest, comparison)
-        notes = (*card.notes, _note(checkpoint, config, largest, comparison))
+        notes = (*card.notes, _note(identity, config, largest, comparison))
         write_companions(fresh, processor, dataclasses.replace(card, notes=notes))
         _write_thresholds(fresh, checkpoint, exported, processor, splits.get("validation"))
         files = {path.name: path.stat().st_size for path in sorted(fresh.iterdir())}
@@ -279,8 +280,8 @@ def _refuse_bad(config: ExportConfig, largest: float, comparison: Comparison | N
         raise CheckpointError(f"expected the export to lose at most {config.max_auc_loss} AUC, found {loss:.4f}")
 
 
-def _note(checkpoint: Path, config: ExportConfig, largest: float, comparison: Comparison | None) -> str:
-    what = f"exported from {checkpoint.name}@{checkpoint_hash(checkpoint)} to {config.backend}"
+def _note(identity: str, config: ExportConfig, largest: float, comparison: Comparison | None) -> str:
+    what = f"exported from {identity} to {config.backend}"
     what += f" int8, {config.calibration_videos} calibration videos" if config.int8 else " float32"
     if comparison is None:
         return f"{what}; largest difference of scores {largest:.2e} on noise"
