@@ -35,6 +35,7 @@ def _compare(
     classes: Annotated[list[str] | None, typer.Option("--class", help="Class meant to be cured; may repeat.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Plan with the predicted gain.")] = None,
     intervention: Annotated[str | None, typer.Option(help="What was done; its classes are asked about.")] = None,
+    judge: Annotated[str, typer.Option(help="rules, learned, or auto, as for the diagnosis.")] = "auto",
     ledger: Annotated[Path, typer.Option(help="Ledger to add the outcome to.")] = Path("ledger.jsonl"),
     samples: Annotated[int, typer.Option(min=10, help="Resamples of the intervals.")] = 300,
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
@@ -47,7 +48,7 @@ def _compare(
         from tidegate.diagnosis import FailureClass, diagnose
         from tidegate.diagnosis.attribution import compare_runs
         from tidegate.diagnosis.interventions import REGISTRY
-        from tidegate.diagnosis.learned import shipped_classifier
+        from tidegate.diagnosis.learned import judge_of
         from tidegate.diagnosis.score_table import read_run
         from tidegate.errors import UsageError
 
@@ -56,7 +57,8 @@ def _compare(
             raise UsageError(f"unknown class or intervention: {', '.join([*sorted(unknown), intervention or ''])}")
         asked = [FailureClass(name) for name in classes or ()]
         asked += list(REGISTRY[intervention].classes) if intervention and not asked else []
-        first, second, classifier = read_run(before), read_run(after), shipped_classifier()
+        first, second = read_run(before), read_run(after)
+        classifier, _ = judge_of(judge, first)
         found = compare_runs(
             first, second, diagnosis=diagnose(first, classifier=classifier) if first.errors.any() else None,
             diagnosis_after=diagnose(second, classifier=classifier) if second.probes and second.errors.any() else None,

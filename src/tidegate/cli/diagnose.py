@@ -156,7 +156,7 @@ def _regions(  # noqa: PLR0917 - one parameter an option
     with said_plainly():
         from tidegate.corpus.manifest import read_manifest
         from tidegate.diagnosis import diagnose
-        from tidegate.diagnosis.investigate import judge_of
+        from tidegate.diagnosis.learned import judge_of
         from tidegate.diagnosis.regions import regions_of
         from tidegate.diagnosis.score_table import read_run
         from tidegate.errors import UsageError
@@ -164,7 +164,7 @@ def _regions(  # noqa: PLR0917 - one parameter an option
         if metric not in ("recall", "error_rate", "false_alarm_rate"):
             raise UsageError(f"expected recall, error_rate or false_alarm_rate, got {metric!r}")
         table = read_run(run, None if data is None else read_manifest(data), issue=issue)
-        classifier, _ = judge_of(judge, probed=bool(table.probes))
+        classifier, _ = judge_of(judge, table)
         diagnosis = diagnose(table, classifier=classifier) if table.errors.any() else None
         found = regions_of(table, diagnosis, column=column, metric=metric)  # type: ignore[arg-type]
     if as_json:

@@ -28,17 +28,16 @@ def _intervene(
     *,
     only: Annotated[list[str] | None, typer.Option(help="Only this step of the plan; may repeat.")] = None,
     start: Annotated[bool, typer.Option("--start", help="Start trainings too; without it they are printed.")] = False,
+    judge: Annotated[str, typer.Option(help="rules, learned, or auto, as for the diagnosis.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Carry out what needs no training at once; print, or with --start run, the trainings."""
     from tidegate.cli.diagnose import said_plainly
 
     with said_plainly():
-        from tidegate.diagnosis.learned import shipped_classifier
         from tidegate.diagnosis.plan import carry_out, read_plan
 
-        done = carry_out(read_plan(plan), only=tuple(only or ()), start_training=start,
-                         classifier=shipped_classifier())
+        done = carry_out(read_plan(plan), only=tuple(only or ()), start_training=start, judge=judge)
     if as_json:
         rows = [{"name": one.name, "needs_training": one.needs_training, "command": one.command, "detail": one.detail,
                  "folder": None if one.folder is None else str(one.folder), "exit_code": one.exit_code} for one in done]

@@ -32,6 +32,8 @@ from tidegate.evaluation import Interval
 __all__ = ["Gain", "GainsConfig", "gains", "item_weights", "known_change", "suspicion"]
 
 Bools = npt.NDArray[np.bool_]
+_MIN_TO_REFIT = 50
+"""Right items that must be known under a change before a threshold is fitted to it: few ones would promise anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +113,15 @@ def item_weights(table: ProbeTable, scores: Floats) -> tuple[Floats, Floats]:
     """(weights, scores): items known under a change stand for their unknown likes.
 
     Strata are errors, and right items by label, near and far from the threshold. A stratum of which nothing is known
-    is taken to stay as it is, and so is an error that was probed otherwise: adaptive probing passed this one over
-    because it promised nothing.
+    is taken to stay as it is, and so is an item that was probed otherwise: the probe does not apply to it (no speech to
+    transcribe), or adaptive probing passed it over because it promised nothing.
     """
     known, pool = np.isfinite(scores), control_pool(table)
     weights, filled = np.ones(len(table)), scores.copy()
     probed = np.zeros(len(table), dtype=np.bool_)
     for made in table.probes.values():
         probed |= np.isfinite(made)
-    skipped = table.errors & probed & ~known
+    skipped = probed & ~known
     filled[skipped], known = table.scores[skipped], known | skipped
     strata = np.where(table.errors, 0, 1 + 2 * pool + 4 * table.labels)
     for stratum in np.unique(strata):
@@ -136,7 +138,8 @@ def known_change(table: ProbeTable, change: Change) -> tuple[Change, Floats]:
     """(change with thresholds fitted and unknown strata filled, weights)."""
     weights, scores = item_weights(table, change.scores)
     thresholds = change.thresholds
-    if change.refit:
+    sampled = int((np.isfinite(change.scores) & ~table.errors).sum())
+    if change.refit and sampled >= _MIN_TO_REFIT:
         thresholds = cross_fitted(dataclasses.replace(table, scores=scores), None, weights=weights)
     return dataclasses.replace(change, scores=scores, thresholds=thresholds, refit=False), weights
 

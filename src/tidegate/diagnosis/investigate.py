@@ -18,7 +18,7 @@ from tidegate.diagnosis.clip_scorer import ClipScorer, Deciding, Progress
 from tidegate.diagnosis.diagnose import Diagnosis, DiagnosisConfig, diagnose
 from tidegate.diagnosis.gains import Gain, GainsConfig, gains, known_change, suspicion
 from tidegate.diagnosis.interventions import REGISTRY, Context
-from tidegate.diagnosis.learned import LearnedClassifier, shipped_classifier
+from tidegate.diagnosis.learned import judge_of
 from tidegate.diagnosis.ledger import ratios_from, read_ledger
 from tidegate.diagnosis.plan import write_plan
 from tidegate.diagnosis.reference import Reference
@@ -26,11 +26,11 @@ from tidegate.diagnosis.report import examples_of, write_diagnosis
 from tidegate.diagnosis.score_table import read_run, write_scores
 from tidegate.diagnosis.shapley import MAX_FIXES, shapley_of_changes
 from tidegate.diagnosis.showing import Shown, show
-from tidegate.diagnosis.slices import failure_clusters, failure_slices
+from tidegate.diagnosis.slices import check_labels, failure_clusters, failure_slices
 from tidegate.diagnosis.table import ProbeTable
 from tidegate.errors import DependencyMissing, ManifestError, UsageError
 
-__all__ = ["Investigated", "InvestigationConfig", "deciding_of", "investigate", "judge_of"]
+__all__ = ["Investigated", "InvestigationConfig", "deciding_of", "investigate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class InvestigationConfig:
     p_base: str = "20"
     """Base precision in percent whose tau the cascade uses, as ``thresholds.json`` has it."""
     judge: str = "auto"
-    """``rules``, ``learned``, or ``auto``: learned where a fitted classifier is shipped and probes were made."""
+    """``rules``, ``learned``, or ``auto``: learned where one is shipped and the run is like those it was fitted on."""
     probing: ProbingConfig = field(default_factory=ProbingConfig)
     """Which probes are run on what."""
     ledger: Path | None = None
@@ -99,16 +99,6 @@ def deciding_of(models: str, p_base: str) -> Deciding:
     if base is not None and tau is None:
         raise UsageError(f"expected a tau for a base precision of {p_base} % in the base stage's thresholds.json")
     return Deciding(large=large, threshold=float(held), base=base, tau=0.0 if tau is None else float(tau))
-
-
-def judge_of(choice: str, *, probed: bool) -> tuple[LearnedClassifier | None, str]:
-    """(classifier or None for the rules, what the report says of it)."""
-    if choice not in ("rules", "learned", "auto"):
-        raise UsageError(f"expected rules, learned or auto, got {choice!r}")
-    found = None if choice == "rules" or (choice == "auto" and not probed) else shipped_classifier()
-    if choice == "learned" and found is None:
-        raise UsageError("this build ships no fitted classifier: use --judge rules")
-    return found, "the rules" if found is None else f"the fitted classifier ({found.notes or 'planted faults'})"
 
 
 def _entries(manifest: Manifest, config: InvestigationConfig) -> list[Entry]:
@@ -167,7 +157,7 @@ def _reference(manifest: Manifest, config: InvestigationConfig, cache: Path, pro
 
 def _diagnosed(table: ProbeTable, scorer: ClipScorer | None, train: Reference | None,
                config: InvestigationConfig) -> tuple[Diagnosis, str]:
-    classifier, judged_by = judge_of(config.judge, probed=scorer is not None or bool(table.probes))
+    classifier, judged_by = judge_of(config.judge, table, frozenset() if scorer is None else scorer.probes)
     settings = DiagnosisConfig(probing=config.probing, seed=config.seed)
     return diagnose(table, scorer, train=train, classifier=classifier, config=settings), judged_by
 
@@ -192,6 +182,8 @@ def _written(config: InvestigationConfig, diagnosis: Diagnosis, judged_by: str, 
         clusters = failure_clusters(diagnosis.table, seed=config.seed)
     except DependencyMissing as error:
         clusters, notices = (), [*notices, str(error)]
+    if "peer_score" in diagnosis.table.features:
+        notices = [*notices, _labels(diagnosis.table)]
     write_scores(diagnosis.table, config.out / "run.parquet")
     plan = config.out / "plan.toml"
     write_plan(plan, found, run=config.out / "run.parquet", out=config.out / "after", context=context)
@@ -201,6 +193,16 @@ def _written(config: InvestigationConfig, diagnosis: Diagnosis, judged_by: str, 
     )
     return Investigated(diagnosis=diagnosis, gains=found, report=report, machine=machine, plan=plan,
                         notices=tuple(notices))
+
+
+def _labels(table: ProbeTable) -> str:
+    """What cleanlab makes of the labels, in a sentence."""
+    try:
+        suspects = check_labels(table).suspects
+    except DependencyMissing as error:
+        return str(error)
+    some = ", ".join(table.ids[suspects[:5]].tolist())
+    return f"Independent peers speak against {len(suspects)} labels (cleanlab){': ' + some if some else ''}."
 
 
 def _folder_of(models: str | None, stage: str) -> str:

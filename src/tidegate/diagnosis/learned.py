@@ -20,12 +20,13 @@ from tidegate.diagnosis.features import item_features, item_names, ranked_names,
 from tidegate.diagnosis.forest import Blend, fit_blend
 from tidegate.diagnosis.observations import Observations, observe
 from tidegate.diagnosis.table import Floats, ProbeTable
-from tidegate.diagnosis.taxonomy import FailureClass
+from tidegate.diagnosis.taxonomy import PROBES, FailureClass
 from tidegate.errors import CheckpointError, UsageError
 
-__all__ = ["SHIPPED", "LearnedClassifier", "PlantedRun", "fit", "load_classifier", "shipped_classifier"]
+__all__ = ["SHIPPED", "LearnedClassifier", "PlantedRun", "fit", "judge_of", "load_classifier", "shipped_classifier"]
 
 _FORMAT = "tidegate-diagnosis-1"
+_MOST_PROBES, _MANY_ERRORS = 22, 100
 SHIPPED = Path(__file__).parent / "weights" / "classifier.safetensors"
 """Where the classifier that comes with the package lies."""
 
@@ -113,6 +114,22 @@ def load_classifier(path: Path) -> LearnedClassifier:
 def shipped_classifier() -> LearnedClassifier | None:
     """The classifier that comes with the package; None if this build has none."""
     return load_classifier(SHIPPED) if SHIPPED.exists() else None
+
+
+def judge_of(choice: str, table: ProbeTable, scorable: frozenset[str] = frozenset()
+             ) -> tuple[LearnedClassifier | None, str]:
+    """(classifier, or None for the rules; what a report says of it).
+
+    ``auto`` takes the shipped classifier only for runs like those it was fitted on, with most probes and not too few
+    errors: elsewhere its probabilities mean nothing, and the rules, which know what they lack, judge.
+    """
+    if choice not in ("rules", "learned", "auto"):
+        raise UsageError(f"expected rules, learned or auto, got {choice!r}")
+    alike = len(set(PROBES) & (set(table.probes) | scorable)) >= _MOST_PROBES and table.errors.sum() >= _MANY_ERRORS
+    found = None if choice == "rules" or (choice == "auto" and not alike) else shipped_classifier()
+    if choice == "learned" and found is None:
+        raise UsageError("this build ships no fitted classifier: use --judge rules")
+    return found, "the rules" if found is None else f"the fitted classifier ({found.notes or 'planted faults'})"
 
 
 def fit(runs: Sequence[PlantedRun], *, seed: int = 0, max_errors: int = 60, notes: str = "") -> LearnedClassifier:

@@ -24,7 +24,7 @@ import numpy as np
 from tidegate.diagnosis.diagnose import Diagnosis, diagnose
 from tidegate.diagnosis.gains import Gain, known_change, suspicion
 from tidegate.diagnosis.interventions import REGISTRY, Change, Context, Intervention
-from tidegate.diagnosis.learned import LearnedClassifier
+from tidegate.diagnosis.learned import judge_of
 from tidegate.diagnosis.score_table import read_run, write_scores
 from tidegate.diagnosis.table import ProbeTable
 from tidegate.errors import ConfigError, UsageError
@@ -123,7 +123,7 @@ def _step(path: Path, values: Mapping[str, Any]) -> Step:
 
 
 def carry_out(plan: Plan, *, only: Sequence[str] = (), start_training: bool = False,
-              classifier: LearnedClassifier | None = None) -> tuple[CarriedOut, ...]:
+              judge: str = "auto") -> tuple[CarriedOut, ...]:
     """Carry out the steps of a plan, or those named in ``only``."""
     missing = set(only) - {step.name for step in plan.steps}
     if missing:
@@ -131,7 +131,8 @@ def carry_out(plan: Plan, *, only: Sequence[str] = (), start_training: bool = Fa
     wanted = [REGISTRY[step.name] for step in plan.steps if not only or step.name in only]
     diagnosis = None
     if any(not one.needs_training for one in wanted):
-        diagnosis = diagnose(read_run(plan.run), classifier=classifier)
+        table = read_run(plan.run)
+        diagnosis = diagnose(table, classifier=judge_of(judge, table)[0])
     return tuple(_train(one, plan, start_training) if one.needs_training or diagnosis is None
                  else _change(one, plan, diagnosis) for one in wanted)
 

@@ -18,10 +18,13 @@ import numpy.typing as npt
 from tidegate.diagnosis.table import Floats, ProbeTable, Strings
 from tidegate.diagnosis.thresholds import folds_of
 from tidegate.errors import ConfigError
+from tidegate.evaluation import roc_auc
 
 __all__ = ["Reference", "hash_similarity", "nearest", "peer_scores", "with_reference"]
 
 _BLOCK = 512
+_LEAST_PEER_AUC = 0.7
+"""Peers that tell the classes worse than this are no witnesses: they are left out."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +110,11 @@ def with_reference(table: ProbeTable, reference: Reference) -> ProbeTable:
         features.setdefault("knn_distance", distance)
         if table.hashes is None or reference.hashes is None:
             features.setdefault("duplicate_similarity", np.where(similarity >= 0.999, similarity, similarity * 0.94))
-        features.setdefault("peer_score", peer_scores(table.embeddings_ND, table.labels, table.sources, reference))
+        if "peer_score" not in features and reference.labels is not None:
+            peers = peer_scores(table.embeddings_ND, table.labels, table.sources, reference)
+            known = np.isfinite(peers)
+            if known.any() and roc_auc(table.labels[known], peers[known]) >= _LEAST_PEER_AUC:
+                features["peer_score"] = peers
     if table.hashes is not None and reference.hashes is not None:
         features.setdefault("duplicate_similarity", hash_similarity(table.hashes, reference.hashes))
     return dataclasses.replace(table, features=features)

@@ -56,9 +56,11 @@ class Example:
 def examples_of(diagnosis: Diagnosis, *, each: int = 2) -> tuple[Example, ...]:
     """The clearest errors of each class, most frequent class first."""
     posterior, rows, table = diagnosis.classified.posterior_EC, diagnosis.classified.rows, diagnosis.table
-    found = []
+    seen, found = np.zeros(len(rows)), []
+    for scores in table.probes.values():
+        seen += np.isfinite(scores[rows])
     for c in sorted(range(len(CLASSES)), key=lambda column: -posterior[:, column].sum() if len(rows) else 0):
-        clearest = np.argsort(-posterior[:, c], kind="stable")
+        clearest = np.lexsort((-seen, -np.round(posterior[:, c], 2)))
         for e in [e for e in clearest if posterior[e].argmax() == c][:each]:
             row = int(rows[e])
             found.append(Example(

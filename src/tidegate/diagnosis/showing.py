@@ -43,7 +43,7 @@ class Shown:
 
 def show(entries: Mapping[str, Entry], wanted: list[str], *, workers: int = 2) -> dict[str, Shown]:
     """Clips by id; ids that are not among the entries are left out."""
-    request = ClipRequest(num_frames=_FRAMES, exact=False, long_edge_pixels=_EDGE, max_audio_seconds=_SECONDS)
+    request = ClipRequest(num_frames=_FRAMES, exact=True, long_edge_pixels=_EDGE, max_audio_seconds=_SECONDS)
     found = {}
     with DecoderPool(workers=workers) as pool:
         for name in dict.fromkeys(wanted):
