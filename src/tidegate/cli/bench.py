@@ -103,6 +103,34 @@ def _scan(
     _print({"rows": [asdict(row) for row in rows]}, render(rows), as_json=as_json)
 
 
+@bench.command("model", epilog="Example: tidegate bench model --preset paper-ucc --random-weights --device cuda")
+def _model(
+    *,
+    preset: Annotated[str, typer.Option(help="tiny, compact or paper-ucc: its large model.")] = "tiny",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="Precision; default bfloat16 on CUDA, float32 on the CPU.")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Full shape, new weights: no hub.")] = False,
+    batch: Annotated[str, typer.Option(help="Clips of a batch, with commas.")] = "1,8",
+    frames: Annotated[str, typer.Option(help="Frames of a clip, with commas.")] = "8",
+    repeats: Repeats = 3,
+    training: Annotated[bool, typer.Option("--training/--no-training", help="LoRA steps too.")] = True,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """The large model: videos a second, memory, share of the matrix peak, LoRA steps, kernels side by side."""
+    with _said_plainly():
+        from tidegate.bench.model import render, run_model_benchmark
+        from tidegate.errors import UsageError
+
+        if dtype not in {None, "float32", "bfloat16", "float16"}:
+            raise UsageError(f"--dtype: expected float32, bfloat16 or float16, got {dtype!r}")
+        found = run_model_benchmark(
+            preset, device=device, dtype=dtype, batches=_numbers(batch, "--batch"), frames=_numbers(frames, "--frames"),
+            repeats=repeats, random_weights=random_weights, training=training, compiled=compiled, progress=_progress,
+        )  # fmt: skip
+    _print(found.to_dict(), render(found), as_json=as_json)
+
+
 @bench.command("cascade", epilog="Example: tidegate bench cascade --quick")
 def _cascade(
     *,
