@@ -138,7 +138,7 @@ def _row(paper: PaperRow, ours: Figures) -> dict[str, object]:
 
 
 def report_table(number: int, issue: str, rows: Mapping[Key, RowScores], *, num_samples: int) -> TableReport:
-    """Figures of all rows, and the comparisons of the paper's pairs."""
+    """Figures of all rows, and the comparisons of the paper's pairs, where the paper's figures differ."""
     figures = {key: figures_of(row, num_samples=num_samples) for key, row in rows.items()}
     comparisons = [
         Comparison(
@@ -154,6 +154,7 @@ def report_table(number: int, issue: str, rows: Mapping[Key, RowScores], *, num_
         for column in COLUMNS
         if (mine := TABLES[number].row(task, name).value(column)) is not None
         and (theirs := TABLES[number].row(task, other).value(column)) is not None
+        and mine != theirs
     ]
     return TableReport(number=number, issue=issue, figures=figures, comparisons=tuple(comparisons))
 
