@@ -42,7 +42,7 @@ def _compare(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Compare two runs over the same items; with --intervention the outcome goes into the ledger."""
-    from tidegate.cli.diagnose import said_plainly
+    from tidegate.cli.plainly import said_plainly
 
     with said_plainly():
         from tidegate.diagnosis import FailureClass, diagnose

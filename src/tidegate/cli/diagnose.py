@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tidegate.cli.plainly import said_plainly
+
 if TYPE_CHECKING:
     from tidegate.diagnosis.clip_scorer import Progress
     from tidegate.diagnosis.drift import Drift
@@ -43,18 +45,6 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")
 def register(app: typer.Typer) -> None:
     """Add this verb to the command line."""
     app.add_typer(verb)
-
-
-@contextmanager
-def said_plainly() -> Iterator[None]:
-    """What the user can mend is one line on stderr and exit code 2."""
-    from tidegate.errors import TidegateError, UsageError
-
-    try:
-        yield
-    except TidegateError as error:
-        typer.echo(f"{error.code}: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
 
 
 @verb.callback()

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tidegate.cli.plainly import said_plainly
+
 __all__ = ["register"]
 
 
@@ -28,27 +30,22 @@ def _evaluate(  # noqa: PLR0917 - one parameter an option
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """F1, AUC, average precision, recall at precision, with intervals; thresholds are chosen on validation."""
-    from tidegate.errors import TidegateError, UsageError
     from tidegate.training.console import console_progress, print_reports
     from tidegate.training.evaluate import evaluate_checkpoints
 
-    try:
-        with console_progress() as progress:
-            reports = evaluate_checkpoints(
-                data,
-                checkpoint,
-                large,
-                p_base_percent=tuple(p_base or (10, 20, 30)),
-                split=split,
-                cache=cache or data.parent / "feature-cache",
-                workers=workers,
-                num_samples=samples,
-                seed=seed,
-                progress=progress.on_decode,
-            )
-    except TidegateError as error:
-        typer.echo(f"{error.code}: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+    with said_plainly(), console_progress() as progress:
+        reports = evaluate_checkpoints(
+            data,
+            checkpoint,
+            large,
+            p_base_percent=tuple(p_base or (10, 20, 30)),
+            split=split,
+            cache=cache or data.parent / "feature-cache",
+            workers=workers,
+            num_samples=samples,
+            seed=seed,
+            progress=progress.on_decode,
+        )
     if as_json:
         typer.echo(json.dumps({"data": str(data), "split": split, "rows": [report.to_dict() for report in reports]}))
     else:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from tidegate.cli.plainly import said_plainly
+
 if TYPE_CHECKING:
     from tidegate.training.export import ExportResult
 
@@ -45,11 +47,11 @@ def _export(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Export a checkpoint: base stages to OpenVINO or ONNX (float32 or int8), AVLMs with their LoRA merged."""
-    from tidegate.errors import TidegateError, UsageError
+    from tidegate.errors import UsageError
     from tidegate.training.console import console_progress
     from tidegate.training.export import ExportConfig, export_merged, export_stage
 
-    try:
+    with said_plainly():
         if to == "merged":
             result = export_merged(checkpoint, adapter, out)
         elif adapter is not None:
@@ -67,9 +69,6 @@ def _export(
                 result = export_stage(
                     checkpoint, out, config, data=data, cache=cache, workers=workers, progress=progress.on_decode
                 )
-    except TidegateError as error:
-        typer.echo(f"{error.code}: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
     typer.echo(json.dumps(result.to_dict()) if as_json else _said(result))
 
 

@@ -32,7 +32,7 @@ def _intervene(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Carry out what needs no training at once; print, or with --start run, the trainings."""
-    from tidegate.cli.diagnose import said_plainly
+    from tidegate.cli.plainly import said_plainly
 
     with said_plainly():
         from tidegate.diagnosis.plan import carry_out, read_plan

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from tidegate.cli.plainly import said_plainly
+
 __all__ = ["register"]
 
 
@@ -44,7 +46,6 @@ def _align(  # noqa: PLR0917 - one parameter an option
     """Audio alignment: learn to transcribe speech and to name sounds; progress goes to stderr."""
     import torch
 
-    from tidegate.errors import TidegateError, UsageError
     from tidegate.training.align import AlignConfig
     from tidegate.training.console import console_progress
     from tidegate.training.engine import OneProcess
@@ -54,7 +55,7 @@ def _align(  # noqa: PLR0917 - one parameter an option
 
     if threads is not None:
         torch.set_num_threads(threads)
-    try:
+    with said_plainly():
         config = AlignConfig(
             speech=SpeechConfig(
                 languages=tuple(language or ()), utterances=utterances, sounds=sounds, test_each=test_each, seed=seed
@@ -77,9 +78,6 @@ def _align(  # noqa: PLR0917 - one parameter an option
                 progress=progress,
                 engine=OneProcess(device),
             )
-    except TidegateError as error:
-        typer.echo(f"{error.code}: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
     print_curve(result.curve)
     if plot is not None:
         draw_curve(result.curve, plot)
@@ -111,7 +109,6 @@ def _prefer(  # noqa: PLR0917 - one parameter an option
     """Preference alignment (DPO): prefer right verdicts and rationales to wrong ones; progress goes to stderr."""
     import torch
 
-    from tidegate.errors import TidegateError, UsageError
     from tidegate.training.console import console_progress
     from tidegate.training.engine import OneProcess
     from tidegate.training.lifecycle import prefer_stage
@@ -120,7 +117,7 @@ def _prefer(  # noqa: PLR0917 - one parameter an option
 
     if threads is not None:
         torch.set_num_threads(threads)
-    try:
+    with said_plainly():
         config = PreferConfig(
             beta=beta,
             write_weight=write_weight,
@@ -141,9 +138,6 @@ def _prefer(  # noqa: PLR0917 - one parameter an option
                 progress=progress,
                 engine=OneProcess(device),
             )
-    except TidegateError as error:
-        typer.echo(f"{error.code}: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
     typer.echo(json.dumps({"before": result.before, "after": result.after}))
     typer.echo(f"checkpoint: {out}")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tidegate.cli import lifecycle
+from tidegate.cli.plainly import said_plainly
 
 if TYPE_CHECKING:
     from tidegate.training.recipes import TrainRecipe
@@ -109,7 +110,6 @@ def _train(  # noqa: PLR0917 - one parameter an option
     """Train a stage of the cascade; progress goes to stderr."""
     import torch
 
-    from tidegate.errors import TidegateError, UsageError
     from tidegate.training.console import console_progress
     from tidegate.training.launch import engine_of
     from tidegate.training.recipes import customised
@@ -118,7 +118,7 @@ def _train(  # noqa: PLR0917 - one parameter an option
 
     if threads is not None:
         torch.set_num_threads(threads)
-    try:
+    with said_plainly():
         chosen = customised(
             recipe or ("lora-avlm" if vl is not None else f"tiny-{context.info_name}"),
             tuple(issue or ("icd",)),
@@ -163,9 +163,6 @@ def _train(  # noqa: PLR0917 - one parameter an option
                 engine=engine,
             )
             first = engine.shard.rank == 0
-    except TidegateError as error:
-        typer.echo(f"{error.code}: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
     if first:
         _print(result, chosen, as_json)
 

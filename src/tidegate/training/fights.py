@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from tidegate.corpus.loaders import load_fights
 from tidegate.corpus.manifest import Entry
@@ -25,6 +24,7 @@ from tidegate.corpus.splits import UNLISTED
 from tidegate.errors import CheckpointError
 from tidegate.evaluation import Interval, average_precision, bootstrap_interval, roc_auc
 from tidegate.models.checkpoint import load_checkpoint
+from tidegate.models.heads import IssueHeads
 from tidegate.models.multitower import MultiTower
 from tidegate.models.processor import ClipProcessor
 from tidegate.training.augment import AugmentConfig, augment
@@ -71,7 +71,7 @@ def _fold_scores(
     model, _, _ = load_checkpoint(init)
     assert isinstance(model, MultiTower)
     torch.manual_seed(seed)
-    model.head = nn.Linear(model.width, 2)
+    model.head = IssueHeads(model.width, 1)
     labels = np.asarray([entry.labels[_ISSUE] for entry in entries], dtype=np.int64)
     sources = np.asarray([entry.source_id for entry in entries])
     rest = sorted(set(sources) - held - {UNLISTED})

@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table as Columns
@@ -28,9 +28,9 @@ from tidegate.models.processor import ClipProcessor
 from tidegate.training.align import AlignConfig, AlignResult, align, fused_early
 from tidegate.training.engine import Engine, OneProcess
 from tidegate.training.evaluate import entries_of
-from tidegate.training.features import load_features
+from tidegate.training.features import FeatureTable, load_features
 from tidegate.training.prefer import Pair, PreferConfig, PreferResult, pairs_from_truth, prefer, read_pairs
-from tidegate.training.speech import heard_items, speech_table
+from tidegate.training.speech import Heard, SpeechConfig, heard_items, speech_table
 from tidegate.training.stage import SYNTHETIC_NOTICE, Progress
 
 __all__ = ["align_stage", "curve_table", "draw_curve", "prefer_stage", "print_curve", "start_of"]
@@ -57,6 +57,16 @@ def _write_json(path: Path, values: Any) -> None:
     os.replace(fresh, path)
 
 
+def _heard(
+    part: Literal["train", "test"], speech: SpeechConfig, processor: ClipProcessor, cache: Path, progress: Progress
+) -> tuple[list[Heard], FeatureTable]:
+    items, table = speech_table(heard_items(speech, part), processor, cache, progress=progress.on_decode)
+    hours = float(table.num_mel_frames_N.sum()) / 360_000
+    origin = "read from the cache" if table.from_cache else "spoken"
+    progress.note(f"{part}: {len(items)} items, {hours:.2f} hours, {origin}; {len(table.failed)} could not be spoken")
+    return items, table
+
+
 def align_stage(
     start: Start,
     out: Path,
@@ -74,26 +84,14 @@ def align_stage(
         raise ConfigError("expected one process for audio alignment, got several")
     given, processor, card = start
     model = fused_early(given, config.audio_tokens, seed)
-    parts = []
-    for part in ("train", "test"):
-        items, table = speech_table(
-            heard_items(config.speech, part),  # type: ignore[arg-type]
-            processor,
-            cache,
-            progress=progress.on_decode,
-        )
-        hours = float(table.num_mel_frames_N.sum()) / 360_000
-        origin = "read from the cache" if table.from_cache else "spoken"
-        progress.note(
-            f"{part}: {len(items)} items, {hours:.2f} hours, {origin}; {len(table.failed)} could not be spoken"
-        )
-        parts.append((items, table))
+    heard = _heard("train", config.speech, processor, cache, progress)
+    tested = _heard("test", config.speech, processor, cache, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     result = align(
         model,
         processor,
-        parts[0],
-        parts[1],
+        heard,
+        tested,
         config,
         seed=seed,
         resume=out.with_name(out.name + ".resume.pt"),

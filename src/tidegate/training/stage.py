@@ -233,10 +233,7 @@ def train_stage(
         engine=engine or OneProcess(),
         splits=_splits(manifest, recipe.model.issues, teacher is not None),
     )
-    if live and (work.engine.shard.world_size > 1 or teacher is not None or recipe.frozen is not None):
-        raise ConfigError(
-            "expected a feature cache with several processes, a teacher or a first part over frozen towers"
-        )
+    _check_live(work)
     model, processor = _initial(recipe, work.splits["train"], seed, init, parts)
     new_heads = for_issues(model, recipe.model.issues, seed)
     table = _table(work, processor)
@@ -253,12 +250,25 @@ def train_stage(
     done = _Done(fit=fitted, failed=failed, from_cache=table.from_cache, notes=tuple(notes))
     finished = None
     if work.engine.shard.rank == 0:
-        if adapted is not None:
-            save_adapter(adapted, out.with_name(out.name + "-adapter"))
-            merged(adapted)
+        _keep_adapter(adapted, out)
         finished = _finish(work, model, processor, examples, done, half=half, command=command)
     result: TrainResult = work.engine.gathered(finished)[0]
     return result
+
+
+def _check_live(work: _Work) -> None:
+    several = work.engine.shard.world_size > 1
+    if work.live and (several or work.teacher is not None or work.recipe.frozen is not None):
+        raise ConfigError(
+            "expected a feature cache with several processes, a teacher or a first part over frozen towers"
+        )
+
+
+def _keep_adapter(adapted: Adapted | None, out: Path) -> None:
+    """Write the adapter beside the checkpoint, then merge it into the model that the checkpoint holds."""
+    if adapted is not None:
+        save_adapter(adapted, out.with_name(out.name + "-adapter"))
+        merged(adapted)
 
 
 def _whole(work: _Work, model: Model, adapted: Adapted | None) -> tuple[Model, Adapted | None]:
