@@ -157,7 +157,8 @@ def _reference(manifest: Manifest, config: InvestigationConfig, cache: Path, pro
 
 def _diagnosed(table: ProbeTable, scorer: ClipScorer | None, train: Reference | None,
                config: InvestigationConfig) -> tuple[Diagnosis, str]:
-    classifier, judged_by = judge_of(config.judge, table, frozenset() if scorer is None else scorer.probes)
+    full = scorer is not None and config.probing.order == "all"  # the shipped classifier was fitted on full probing
+    classifier, judged_by = judge_of(config.judge, table, scorer.probes if scorer is not None and full else frozenset())
     settings = DiagnosisConfig(probing=config.probing, seed=config.seed)
     return diagnose(table, scorer, train=train, classifier=classifier, config=settings), judged_by
 
