@@ -175,11 +175,16 @@ def _check_vocabulary(model: Model, processor: ClipProcessor, folder: Path) -> N
         )
 
 
+def _existing(folder: Path | str) -> Path:
+    found = _last_good(Path(folder))
+    if not found.is_dir():
+        raise CheckpointError(f"expected a checkpoint folder at {found}, found none")
+    return found
+
+
 def load_checkpoint(folder: Path | str) -> tuple[Model, ClipProcessor, Card]:
     """Model (in evaluation mode), processor and card of a checkpoint folder."""
-    folder = _last_good(Path(folder))
-    if not folder.is_dir():
-        raise CheckpointError(f"expected a checkpoint folder at {folder}, found none")
+    folder = _existing(folder)
     model, processor = _load_model(folder), _load_processor(folder)
     _check_vocabulary(model, processor, folder)
     return model, processor, Card.from_dict(_read_json(folder / "card.json"))
@@ -187,7 +192,7 @@ def load_checkpoint(folder: Path | str) -> tuple[Model, ClipProcessor, Card]:
 
 def checkpoint_hash(folder: Path | str) -> str:
     """Twelve hexadecimal digits that identify weights, configuration and preprocessing together."""
-    digest, folder = hashlib.sha256(), _last_good(Path(folder))
+    digest, folder = hashlib.sha256(), _existing(folder)
     graphs = sorted(path.name for path in folder.iterdir() if path.suffix in {".onnx", ".xml", ".bin"})
     for name in (*_IDENTITY, *graphs):
         path = folder / name
