@@ -25,13 +25,18 @@ from tidegate.diagnosis.planted.fault import Fault
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.errors import UsageError
 
-__all__ = ["StoredRun", "StoredScorer", "collect", "fit_and_save", "fit_shipped", "load_run", "save_run"]
+__all__ = ["StoredRun", "StoredScorer", "collect", "fit_and_save", "fit_shipped", "load_run", "name_of", "save_run"]
 
 Array = npt.NDArray[Any]
-PROBING = ProbingConfig(order="all")
-"""Every probe on every error, in the fit and in the score alike: a classifier is judged on what it was fitted for."""
+PROBING = {"adaptive": ProbingConfig(), "all": ProbingConfig(order="all")}
+"""The ways of probing that a classifier is fitted on and scored with; the first is the default of the program."""
+SMALLER = 600
+"""Items of the part of every run that is fitted on beside the whole, so that small runs are known too."""
 CONTROLS = 450
 """Right items of each run whose probes are kept."""
+ASKED_CONTROLS = 500
+"""Controls that are asked of a kept run: about a fifth of all right items was kept, so that as many have an answer as
+a diagnosis would have (100)."""
 LEAST_EXTRA_ERRORS = 8
 """Faults that do less are left out of the fit: nothing can be seen of them, and no one could name them."""
 
@@ -66,19 +71,26 @@ class StoredRun:
 
 
 def fitting_faults(worlds: int) -> Iterator[Fault]:
-    """Half of all (class, severity) in every world, the other half in the next; and faultless runs."""
+    """Half of all (class, severity) in every world, the other half in the next; no fault, and every decoy."""
     if worlds >= FIRST_TEST_WORLD:
         raise UsageError(f"expected fewer than {FIRST_TEST_WORLD} worlds for fitting, got {worlds}")
     for world in range(1, worlds + 1):
-        for number, fault in enumerate(singles([world], "fitting")):
-            if (number + number // 14 + world) % 2 == 0:
-                yield fault
-        yield from faultless([world])
-        _, decoy = faultless([world + 1])
+        yield from fitting_faults_of(world)
+
+
+def fitting_faults_of(world: int) -> Iterator[Fault]:
+    """One world: no fault, every decoy, and half of the single faults."""
+    yield from faultless([world])
+    for further in (1, 2, 3):
+        _, decoy = faultless([world + further])
         yield replace(decoy, world=world)
+    for number, fault in enumerate(singles([world], "fitting")):
+        if (number + number // 14 + world) % 2 == 0:
+            yield fault
 
 
-def _name(fault: Fault) -> str:
+def name_of(fault: Fault) -> str:
+    """File name of a run."""
     injectors = "-".join(injector.__name__ for injector in fault.injectors) or "nothing"
     return f"{fault.world:03d}-{fault.family}-{fault.truth}-{injectors}-{fault.severity}-{fault.seed}.npz"
 
@@ -121,16 +133,40 @@ def collect(folder: Path, worlds: int, progress: Callable[[str], None] = lambda 
     """Plant all faults for fitting whose runs the folder does not hold yet."""
     faults = list(fitting_faults(worlds))
     for number, fault in enumerate(faults):
-        path = folder / _name(fault)
+        path = folder / name_of(fault)
         if not path.exists():
             progress(f"{number + 1}/{len(faults)} {path.stem}")
             save_run(path, plant(fault))
-    return [folder / _name(fault) for fault in faults]
+    return [folder / name_of(fault) for fault in faults]
 
 
-def planted_run(stored: StoredRun) -> PlantedRun:
+def part_of(stored: StoredRun, items: int) -> StoredRun:
+    """The run as if only some of its items, drawn at random, had been evaluated."""
+    table, size = stored.table, len(stored.table)
+    rows = np.sort(np.random.default_rng([stored.world, items]).permutation(size)[:items])
+    columns: dict[str, Any] = {name: None if getattr(table, name) is None else getattr(table, name)[rows]
+                               for name in ("ids", "labels", "scores", "thresholds", "sources", "base_scores",
+                                            "escalated", "notes")}
+    part = ProbeTable(**columns, slices={name: column[rows] for name, column in table.slices.items()},
+                   features={name: column[rows] for name, column in table.features.items()})
+    harmed = stored.harmed[rows]
+    kept = {name: scores[rows] for name, scores in stored.scorer.kept.items()}
+    extra = round(stored.extra_errors * float(harmed.sum()) / max(1.0, float(stored.harmed.sum())))
+    return replace(stored, table=part, scorer=StoredScorer(kept=kept), harmed=harmed, extra_errors=extra)
+
+
+def versions_of(stored: StoredRun) -> list[PlantedRun]:
+    """The run by both ways of probing, and a smaller part of it by the adaptive one; those whose fault can be seen."""
+    small = part_of(stored, SMALLER)
+    pairs = [(stored, PROBING["all"]), (stored, PROBING["adaptive"]), (small, PROBING["adaptive"])]
+    return [planted_run(one, probing) for one, probing in pairs
+            if one.truth in ("none", "M1") or one.extra_errors >= LEAST_EXTRA_ERRORS]
+
+
+def planted_run(stored: StoredRun, probing: ProbingConfig) -> PlantedRun:
     """As a diagnosis would see it: with the probes that it would run."""
-    table, _ = probe_run(stored.table, stored.scorer, PROBING, rules=RulesConfig())
+    probing = replace(probing, max_controls=ASKED_CONTROLS)
+    table, _ = probe_run(stored.table, stored.scorer, probing, rules=RulesConfig())
     return PlantedRun(table=table, fault=stored.truth, caused=stored.harmed, group=stored.world)
 
 
@@ -139,11 +175,12 @@ def fit_shipped(
 ) -> LearnedClassifier:
     """Fit the classifier on kept runs."""
     stored = [load_run(path) for path in paths]
-    visible = [run for run in stored if run.truth in ("none", "M1") or run.extra_errors >= LEAST_EXTRA_ERRORS]
-    runs = [planted_run(run) for run in visible]
+    runs = [version for run in stored for version in versions_of(run)]
     worlds = len({run.world for run in stored})
-    progress(f"fitting on {len(runs)} runs of {worlds} worlds")
-    return fit(runs, max_errors=30, notes=f"{len(runs)} planted runs in {worlds} worlds, fitting injectors only")
+    progress(f"fitting on {len(runs)} tables of {len(stored)} runs in {worlds} worlds")
+    notes = (f"{len(stored)} planted runs in {worlds} worlds, each probed fully, adaptively and in part; fitting "
+             "injectors only")
+    return fit(runs, max_errors=15, notes=notes)
 
 
 def fit_and_save(

@@ -43,7 +43,11 @@ class RunConfig:
     """Whether every intervention is carried out (about 7 s of one idle core)."""
     with_curve: bool = False
     """Whether the run is diagnosed again with fewer and fewer model calls."""
-    diagnosis: DiagnosisConfig = field(default_factory=lambda: DiagnosisConfig(num_samples=20, probing=PROBING))
+    with_full: bool = False
+    """Whether the run is diagnosed again with every probe on every error."""
+    diagnosis: DiagnosisConfig = field(
+        default_factory=lambda: DiagnosisConfig(num_samples=20, probing=PROBING["adaptive"])
+    )
     """How runs are diagnosed; few resamples, for the intervals of signatures are not scored."""
 
 
@@ -92,6 +96,10 @@ def run_fault(fault: Fault, config: RunConfig) -> dict[str, Any]:
     }  # fmt: skip
     if config.with_curve:
         row["curve"] = [_at_budget(case, scorer, budget, config) for budget in BUDGETS]
+    if config.with_full:
+        probing = replace(config.diagnosis, probing=PROBING["all"], num_samples=2)
+        full = diagnose(case.table, scorer, classifier=config.classifier, config=probing)
+        row["full"] = {"ranking": [[name, round(p, 4)] for name, p in full.ranking], "calls": full.calls_per_error}
     if config.with_gains:
         row |= _gains(case, found, config)
     return row | {"seconds": round(time.perf_counter() - started, 2)}

@@ -114,6 +114,7 @@ def score(rows: Sequence[Row]) -> dict[str, Any]:
             [r for r in rows if r["family"] == "held_out"], lambda row: _in_top(row, 1)
         ),
         "false_alarm": _interval(quiet, lambda row: _top(row) != "none"),
+        **_full(of, quiet),
         "macro_f1": float(np.nanmean([_f1_of_class([*single, *quiet], name) for name in NAMES])),
         "items_found": _interval(single, lambda row: row["items_found"]),
         "calls_per_error": _interval([*single, *quiet], lambda row: row["calls_per_error"]),
@@ -130,6 +131,17 @@ def score(rows: Sequence[Row]) -> dict[str, Any]:
         "rivals": _rivals(of, quiet, gained), "curve": _curve(single),
     }  # fmt: skip
     return found
+
+
+def _full(of: dict[str, list[Row]], quiet: Sequence[Row]) -> dict[str, Any]:
+    """The same with every probe on every error, over the runs that were diagnosed so too."""
+    def named(row: Row) -> float:
+        return float(row["full"]["ranking"][0][0] == row["truth"]) if "full" in row else float("nan")
+
+    return {
+        "full_top1": _interval(of["fitting"], named), "full_heldout_top1": _interval(of["held_out"], named),
+        "full_false_alarm": _interval(quiet, lambda row: 1 - named(row)),
+    }  # fmt: skip
 
 
 def _also(row: Row, k: int) -> bool:

@@ -185,6 +185,9 @@ def _diagnosis(
         "out/bench/diagnosis"
     ),
     fit_worlds: Annotated[int, typer.Option(min=0, help="Fit the classifier on as many worlds first.")] = 0,
+    fit_gains: Annotated[
+        int, typer.Option(min=0, help="Carry out all interventions in as many runs first and fit predicted gains.")
+    ] = 0,
     max_seconds: Annotated[float | None, typer.Option(help="Stop then and score what there is.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -192,8 +195,11 @@ def _diagnosis(
     with _said_plainly():
         from tidegate.bench.diagnosis import render, run_diagnosis_benchmark
         from tidegate.bench.diagnosis_fit import fit_and_save
+        from tidegate.bench.diagnosis_fit_gains import fit_gains_and_save
 
         if fit_worlds:
             fit_and_save(folder / "fit", fit_worlds, progress=_progress)
+        if fit_gains:
+            fit_gains_and_save(folder / "gains", fit_gains, progress=_progress)
         found = run_diagnosis_benchmark(folder, full=full, seeds=seeds, max_seconds=max_seconds, progress=_progress)
     _print(found.to_dict(), render(found), as_json=as_json)

@@ -1,8 +1,8 @@
 """``diagnose``: an evaluated run → how many errors each cause explains, and which cause stands out.
 
 Enters: a ``ProbeTable``, and a ``Scorer`` where more probes may be run. Leaves: a ``Diagnosis``. Order: what can be
-concluded at all, pre-checks (leakage, serving), probes, observations, posterior of each error, counts with intervals
-(whole sources resampled), ranking of the run with ``none`` as an answer.
+concluded at all, probes, observations, posterior of each error, pre-checks that overrule it (leakage, serving),
+counts with intervals (whole sources resampled), ranking of the run with ``none`` as an answer.
 
 Shape legend: E errors, C classes.
 """
@@ -20,7 +20,8 @@ from tidegate.diagnosis.classify import CLASSES, NONE, Classified, RulesConfig, 
 from tidegate.diagnosis.hypotheses import HYPOTHESES
 from tidegate.diagnosis.learned import LearnedClassifier
 from tidegate.diagnosis.limits import conclusions
-from tidegate.diagnosis.observations import NEAR_DUPLICATE, Observations, observe
+from tidegate.diagnosis.observations import Observations, observe
+from tidegate.diagnosis.prechecks import check_first, leakage_evidence
 from tidegate.diagnosis.reference import Reference, with_reference
 from tidegate.diagnosis.signatures import Signature, signatures
 from tidegate.diagnosis.table import ProbeTable, Scorer
@@ -155,8 +156,9 @@ def diagnose(
         classified, ranking = classifier.judge(table, seen, config.rules)
     else:
         classified = classify(seen, config=config.rules)
-        leakage = _leakage_evidence(table, config.tolerated_duplicates)
+        leakage = leakage_evidence(table, config.tolerated_duplicates)
         ranking = rank(seen, config=config.rules, leakage=leakage) if len(seen.rows) else ((NONE, 1.0),)
+    classified, ranking = check_first(table, seen, classified, ranking, tolerated=config.tolerated_duplicates)
     return Diagnosis(
         table=table,
         observations=seen,
@@ -167,17 +169,6 @@ def diagnose(
         spent=spent,
         conclusions=conclusions(table),
     )
-
-
-def _leakage_evidence(table: ProbeTable, tolerated: float) -> float:
-    """Log evidence that more than the tolerated share of items has a near-duplicate in another split."""
-    similarity = table.features.get("duplicate_similarity")
-    if similarity is None or not np.isfinite(similarity).any():
-        return 0.0
-    known = np.isfinite(similarity)
-    found, n = int((similarity[known] >= NEAR_DUPLICATE).sum()), int(known.sum())
-    expected = max(tolerated * n, 0.5)
-    return float(found * np.log(max(found, 1) / expected) - (found - expected)) if found > expected else -2.0
 
 
 def _counts(table: ProbeTable, seen: Observations, classified: Classified,

@@ -163,7 +163,8 @@ def _gain(diagnosis: Diagnosis, one: Intervention, config: GainsConfig) -> Gain:
         rng = np.random.default_rng(config.seed)
         ratio = rng.beta(*config.ratios.beta(one.name), size=config.num_samples)
         ratio = np.concatenate([[config.ratios.ratio(one.name).estimate], ratio])
-        errors, f1, cured, broken = ceiling_errors * ratio, ceiling_f1 * ratio, np.nan, np.nan
+        placebo = config.ratios.placebo_f1 if one.needs_training else 0.0
+        errors, f1, cured, broken = ceiling_errors * ratio, ceiling_f1 * ratio + placebo, np.nan, np.nan
         detail = "needs training" if one.needs_training else "the run has no probe for it"
     else:
         change, weights = known_change(table, change)
@@ -172,7 +173,8 @@ def _gain(diagnosis: Diagnosis, one: Intervention, config: GainsConfig) -> Gain:
         detail = change.detail
     return Gain(
         name=one.name, summary=one.summary, classes=one.classes, measured=change is not None,
-        errors=_interval(errors, config), f1=_interval(f1, config), ceiling=_interval(ceiling_errors, config),
+        errors=_interval(errors, config), f1=_as_past(_interval(f1, config), one.name, config),
+        ceiling=_interval(ceiling_errors, config),
         ceiling_f1=float(ceiling_f1[0]), cured=float(cured), broken=float(broken), breaks=breaks, cost=one.cost,
         detail=detail, command=one.command(config.context),
     )
@@ -197,6 +199,13 @@ def _interval(values: Floats, config: GainsConfig) -> Interval:
     middle = float(draws.mean()) if len(draws) else centre
     return Interval(estimate=centre, low=middle + float(low) * 2**0.5, high=middle + float(high) * 2**0.5,
                     level=config.level, method="cluster bootstrap, for a new sample", n_clusters=len(values) - 1)
+
+
+def _as_past(interval: Interval, name: str, config: GainsConfig) -> Interval:
+    """At least as wide as past predictions of the intervention missed."""
+    low, high = config.ratios.misses_f1.get(name, (0.0, 0.0))
+    return dataclasses.replace(interval, low=min(interval.low, interval.estimate + low),
+                               high=max(interval.high, interval.estimate + high))
 
 
 def _f1(weights_BN: Floats, flagged: Floats, labels: Floats) -> Floats:

@@ -28,6 +28,7 @@ from tidegate.diagnosis.shapley import MAX_FIXES, shapley_of_changes
 from tidegate.diagnosis.showing import Shown, show
 from tidegate.diagnosis.slices import check_labels, failure_clusters, failure_slices
 from tidegate.diagnosis.table import ProbeTable
+from tidegate.diagnosis.transfer import shipped_ratios
 from tidegate.errors import DependencyMissing, ManifestError, UsageError
 
 __all__ = ["Investigated", "InvestigationConfig", "deciding_of", "investigate"]
@@ -157,8 +158,7 @@ def _reference(manifest: Manifest, config: InvestigationConfig, cache: Path, pro
 
 def _diagnosed(table: ProbeTable, scorer: ClipScorer | None, train: Reference | None,
                config: InvestigationConfig) -> tuple[Diagnosis, str]:
-    full = scorer is not None and config.probing.order == "all"  # the shipped classifier was fitted on full probing
-    classifier, judged_by = judge_of(config.judge, table, scorer.probes if scorer is not None and full else frozenset())
+    classifier, judged_by = judge_of(config.judge, table, frozenset() if scorer is None else scorer.probes)
     settings = DiagnosisConfig(probing=config.probing, seed=config.seed)
     return diagnose(table, scorer, train=train, classifier=classifier, config=settings), judged_by
 
@@ -178,7 +178,8 @@ def _written(config: InvestigationConfig, diagnosis: Diagnosis, judged_by: str, 
                       base=_folder_of(config.models, "base"), out=str(config.out / "after"), issue=config.issue,
                       plan=str(config.out / "plan.toml"))
     ledger = () if config.ledger is None else read_ledger(config.ledger)
-    found = gains(diagnosis, config=GainsConfig(ratios=ratios_from(ledger), context=context, seed=config.seed))
+    ratios = ratios_from(ledger, shipped_ratios())
+    found = gains(diagnosis, config=GainsConfig(ratios=ratios, context=context, seed=config.seed))
     try:
         clusters = failure_clusters(diagnosis.table, seed=config.seed)
     except DependencyMissing as error:

@@ -23,10 +23,11 @@ from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.diagnosis.taxonomy import PROBES, FailureClass
 from tidegate.errors import CheckpointError, UsageError
 
-__all__ = ["SHIPPED", "LearnedClassifier", "PlantedRun", "fit", "judge_of", "load_classifier", "shipped_classifier"]
+__all__ = ["SHIPPED", "LearnedClassifier", "PlantedRun", "fit", "judge_of", "load_classifier",
+           "none_bias_of", "shipped_classifier", "toward_none"]
 
 _FORMAT = "tidegate-diagnosis-1"
-_MOST_PROBES, _MANY_ERRORS = 22, 100
+_MOST_PROBES, _MANY_ERRORS = 22, 40
 SHIPPED = Path(__file__).parent / "weights" / "classifier.safetensors"
 """Where the classifier that comes with the package lies."""
 
@@ -53,6 +54,8 @@ class LearnedClassifier:
     error: Blend
     notes: str = ""
     """What it was fitted on."""
+    none_bias: float = 0.0
+    """Added to the log-odds of ``none``, so that fitting runs without a fault seldom raise an alarm out of fold."""
 
     def judge(self, table: ProbeTable, seen: Observations, rules: RulesConfig | None = None
               ) -> tuple[Classified, tuple[tuple[str, float], ...]]:
@@ -62,6 +65,7 @@ class LearnedClassifier:
         probabilities = self.run.probabilities(run_features(table, seen, by_rules)[None, :])[0]
         ranking = dict.fromkeys(ranked_names(), 0.0)
         ranking |= dict(zip(self.run.classes, map(float, probabilities), strict=True))
+        ranking = toward_none(ranking, self.none_bias)
         context = np.asarray([ranking[name] for name in ranked_names()])
         posterior = np.zeros((len(seen.rows), len(CLASSES)))
         if len(seen.rows):
@@ -80,12 +84,28 @@ class LearnedClassifier:
         path.parent.mkdir(parents=True, exist_ok=True)
         said = {"format": _FORMAT, "run_classes": json.dumps(self.run.classes), "notes": self.notes,
                 "error_classes": json.dumps(self.error.classes), "run_names": json.dumps(run_names()),
-                "error_names": json.dumps(item_names())}
+                "error_names": json.dumps(item_names()), "none_bias": repr(self.none_bias)}
         arrays = {name: np.ascontiguousarray(array)
                   for name, array in (self.run.arrays("run") | self.error.arrays("error")).items()}
         part = path.with_suffix(".part")
         save_file(arrays, part, metadata=said)
         part.replace(path)
+
+
+def toward_none(ranking: dict[str, float], bias: float) -> dict[str, float]:
+    """The ranking with ``bias`` added to the log-odds of ``none``."""
+    scaled = ranking | {NONE: ranking[NONE] * float(np.exp(bias))}
+    total = sum(scaled.values())
+    return {name: value / total for name, value in scaled.items()}
+
+
+def none_bias_of(probabilities: Floats, classes: Sequence[str], truth: Sequence[str], *, false_alarms: float = 0.05
+                 ) -> float:
+    """The least bias with which at most that share of the runs without a fault names one, out of fold."""
+    place = list(classes).index(NONE)
+    quiet = np.log(probabilities[np.asarray(truth) == NONE] + 1e-9)
+    lead = np.delete(quiet, place, axis=1).max(axis=1) - quiet[:, place]
+    return max(0.0, float(np.quantile(lead, 1 - false_alarms, method="higher")) + 1e-6) if len(lead) else 0.0
 
 
 def load_classifier(path: Path) -> LearnedClassifier:
@@ -107,7 +127,7 @@ def load_classifier(path: Path) -> LearnedClassifier:
     return LearnedClassifier(
         run=Blend.from_arrays(arrays, "run", tuple(json.loads(said["run_classes"]))),
         error=Blend.from_arrays(arrays, "error", tuple(json.loads(said["error_classes"]))),
-        notes=said.get("notes", ""),
+        notes=said.get("notes", ""), none_bias=float(said.get("none_bias", 0.0)),
     )
 
 
@@ -120,8 +140,9 @@ def judge_of(choice: str, table: ProbeTable, scorable: frozenset[str] = frozense
              ) -> tuple[LearnedClassifier | None, str]:
     """(classifier, or None for the rules; what a report says of it).
 
-    ``auto`` takes the shipped classifier only for runs like those it was fitted on, with most probes and not too few
-    errors: elsewhere its probabilities mean nothing, and the rules, which know what they lack, judge.
+    ``auto`` takes the shipped classifier only for runs like those it was fitted on (full or adaptive probing), with
+    most probes at hand and not too few errors: elsewhere its probabilities mean nothing, and the rules, which know what
+    they lack, judge.
     """
     if choice not in ("rules", "learned", "auto"):
         raise UsageError(f"expected rules, learned or auto, got {choice!r}")
@@ -132,7 +153,8 @@ def judge_of(choice: str, table: ProbeTable, scorable: frozenset[str] = frozense
     return found, "the rules" if found is None else f"the fitted classifier ({found.notes or 'planted faults'})"
 
 
-def fit(runs: Sequence[PlantedRun], *, seed: int = 0, max_errors: int = 60, notes: str = "") -> LearnedClassifier:
+def fit(runs: Sequence[PlantedRun], *, seed: int = 0, max_errors: int = 60, notes: str = "", num_trees: int = 200,
+        min_leaf: int = 2) -> LearnedClassifier:
     """Fit both models; at most ``max_errors`` errors of each run, so that bad runs do not drown the others."""
     if not runs:
         raise UsageError("expected runs with planted faults to fit on, got none")
@@ -141,7 +163,8 @@ def fit(runs: Sequence[PlantedRun], *, seed: int = 0, max_errors: int = 60, note
     ruled = [classify(one) for one in seen]
     triples = list(zip(runs, seen, ruled, strict=True))
     rows = np.asarray([run_features(run.table, one, ruling) for run, one, ruling in triples])
-    run_model, held_out = fit_blend(rows, np.asarray([run.fault for run in runs]), groups, seed=seed)
+    truth = np.asarray([run.fault for run in runs])
+    run_model, held_out = fit_blend(rows, truth, groups, seed=seed, num_trees=num_trees, min_leaf=min_leaf)
     context = np.zeros((len(runs), len(ranked_names())))
     context[:, [ranked_names().index(name) for name in run_model.classes]] = held_out
     rng = np.random.default_rng(seed)
@@ -157,4 +180,9 @@ def fit(runs: Sequence[PlantedRun], *, seed: int = 0, max_errors: int = 60, note
         owners += [int(groups[number])] * len(kept)
     error_model, _ = fit_blend(np.concatenate(parts), np.asarray(targets), np.asarray(owners), seed=seed, num_trees=60,
                                min_leaf=10, max_depth=12, folds=3)
-    return LearnedClassifier(run=run_model, error=error_model, notes=notes)
+    return LearnedClassifier(run=run_model, error=error_model, notes=notes,
+                             none_bias=_bias(held_out, run_model.classes, runs))
+
+
+def _bias(held_out: Floats, classes: tuple[str, ...], runs: Sequence[PlantedRun]) -> float:
+    return none_bias_of(held_out, classes, [run.fault for run in runs]) if NONE in classes else 0.0
