@@ -137,6 +137,9 @@ def _cascade(
     quick: Annotated[bool, typer.Option("--quick", help="Few families and trials: to see that all works.")] = False,
     trials: Annotated[int, typer.Option(min=1, help="Trials a cell.")] = 500,
     only: Annotated[str | None, typer.Option(help="Sections with commas; default: all.")] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Score file with feature_ columns for the section ranking; default: simulated.")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -148,7 +151,9 @@ def _cascade(
         sections = SECTIONS if only is None else tuple(only.split(","))
         if unknown := sorted(set(sections) - set(SECTIONS)):
             raise UsageError(f"--only: expected sections among {', '.join(SECTIONS)}, got {', '.join(unknown)}")
-        found = run_cascade_benchmark(quick=quick, trials=trials, seed=seed, only=sections, progress=_progress)
+        found = run_cascade_benchmark(
+            quick=quick, trials=trials, seed=seed, only=sections, scores=scores, progress=_progress
+        )
     _print(found.to_dict(), render(found), as_json=as_json)
 
 
