@@ -180,7 +180,7 @@ def fit_shipped(
     progress(f"fitting on {len(runs)} tables of {len(stored)} runs in {worlds} worlds")
     notes = (f"{len(stored)} planted runs in {worlds} worlds, each probed fully, adaptively and in part; fitting "
              "injectors only")
-    return fit(runs, max_errors=15, notes=notes)
+    return fit(runs, max_errors=15, notes=notes, num_trees=150, min_leaf=3)
 
 
 def fit_and_save(

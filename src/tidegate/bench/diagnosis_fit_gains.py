@@ -25,7 +25,7 @@ from tidegate.diagnosis.planted.fault import Fault
 from tidegate.diagnosis.planted.retraining import realised_gains
 from tidegate.diagnosis.transfer import SHIPPED_RATIOS, TransferRatios
 
-__all__ = ["PastRun", "coverage_out_of_fold", "fit_gains_and_save", "fit_ratios", "past_run"]
+__all__ = ["PastRun", "coverage_out_of_fold", "fit_gains_and_save", "fit_ratios", "past_run", "widening_of"]
 
 FIRST_WORLD, LAST_WORLD = 101, 999
 LEAST_CEILING = 0.005
@@ -78,8 +78,8 @@ def past_run(path: Path) -> PastRun:
     return PastRun(world=stored.world, predicted=gains(found, config=GainsConfig(num_samples=100)), realised=realised)
 
 
-def fit_ratios(runs: Sequence[PastRun]) -> TransferRatios:
-    """Placebo: the mean. Ratios: of what is left. Misses: quantiles of realised minus predicted."""
+def fit_ratios(runs: Sequence[PastRun], *, widening: float = 1.0) -> TransferRatios:
+    """Placebo: the mean. Ratios: of what is left. Misses: quantiles of realised minus predicted, times ``widening``."""
     ratios = TransferRatios(placebo_f1=float(np.mean([run.realised["placebo"] for run in runs])))
     for run in runs:
         for gain in run.predicted:
@@ -93,14 +93,16 @@ def fit_ratios(runs: Sequence[PastRun]) -> TransferRatios:
             if gain.name in run.realised:
                 miss = run.realised[gain.name] - expected(gain, ratios)
                 misses.setdefault(gain.name, []).append(miss)
-    return replace(ratios, misses_f1={name: _quantiles(values) for name, values in misses.items()})
+    return replace(ratios, misses_f1={name: _quantiles(values, widening) for name, values in misses.items()})
 
 
-def _quantiles(values: Sequence[float]) -> tuple[float, float]:
+def _quantiles(values: Sequence[float], widening: float) -> tuple[float, float]:
     """So that one more value lies between them with 90 % probability, as far as so many values can say."""
     tail = (1 - LEVEL) / 2
     rank = min(1.0, (1 - tail) * (len(values) + 1) / len(values))
-    return float(np.quantile(values, 1 - rank)), float(np.quantile(values, rank))
+    low, high = np.quantile(values, [1 - rank, rank])
+    more = (widening - 1.0) * (high - low) / 2
+    return float(low - more), float(high + more)
 
 
 def expected(gain: Gain, ratios: TransferRatios) -> float:
@@ -111,11 +113,19 @@ def expected(gain: Gain, ratios: TransferRatios) -> float:
     return gain.ceiling_f1 * ratios.ratio(gain.name).estimate + trained
 
 
-def coverage_out_of_fold(runs: Sequence[PastRun]) -> float:
+def widening_of(runs: Sequence[PastRun]) -> float:
+    """The least widening with which past misses of other worlds cover a new world's gains as often as promised."""
+    for widening in (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.75, 2.0, 2.5):
+        if coverage_out_of_fold(runs, widening=widening) >= LEVEL:
+            return widening
+    return 3.0
+
+
+def coverage_out_of_fold(runs: Sequence[PastRun], *, widening: float = 1.0) -> float:
     """Share of realised gains within the past misses of other worlds."""
     hits: list[bool] = []
     for world in sorted({run.world for run in runs}):
-        ratios = fit_ratios([run for run in runs if run.world != world])
+        ratios = fit_ratios([run for run in runs if run.world != world], widening=widening)
         for run in (run for run in runs if run.world == world):
             for gain in run.predicted:
                 if gain.name in run.realised and gain.name in ratios.misses_f1:
@@ -128,7 +138,9 @@ def fit_gains_and_save(folder: Path, runs: int, *, path: Path = SHIPPED_RATIOS,
                        progress: Callable[[str], None] = lambda message: None) -> TransferRatios:
     """Carry out what is missing in ``folder``, fit, and write the ratios where the package looks for them."""
     past = [past_run(one) for one in carry_out(folder, runs, progress)]
-    ratios = fit_ratios(past)
+    widening = widening_of(past)
+    ratios = fit_ratios(past, widening=widening)
     ratios.save(path)
-    progress(f"{len(past)} runs; coverage out of fold {coverage_out_of_fold(past):.3f}")
+    covered = coverage_out_of_fold(past, widening=widening)
+    progress(f"{len(past)} runs; intervals widened by {widening}; coverage out of fold {covered:.3f}")
     return ratios
