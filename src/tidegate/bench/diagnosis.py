@@ -69,7 +69,7 @@ def plan(*, seeds: int, full: bool, first_seed: int = FIRST_SCORED_WORLD) -> Ite
         for mechanism, family in enumerate(("held_out", "fitting")):
             for place, fault in enumerate(singles([world], family)):
                 if (place % len(TAXONOMY) + number + mechanism) % 3 == fault.severity - 1:
-                    gains = (place + mechanism + number) % (3 if full else 4) == 0
+                    gains = (len(planned) + number) % (3 if full else 4) == 0
                     planned.append(Planned(fault=fault, with_gains=gains, with_curve=full and number % 3 == 1))
         for fault in [*faultless([world]), *doubles([world])]:
             planned.append(Planned(fault=fault, with_gains=False, with_curve=False))
