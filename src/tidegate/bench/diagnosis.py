@@ -65,7 +65,7 @@ def plan(*, seeds: int, full: bool, first_seed: int = FIRST_SCORED_WORLD) -> Ite
     """
     for number in range(seeds):
         world = first_seed + number
-        planned = []
+        planned: list[Planned] = []
         for mechanism, family in enumerate(("held_out", "fitting")):
             for place, fault in enumerate(singles([world], family)):
                 if (place % len(TAXONOMY) + number + mechanism) % 3 == fault.severity - 1:
