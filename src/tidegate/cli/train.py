@@ -16,9 +16,12 @@ from tidegate.cli.plainly import said_plainly
 
 if TYPE_CHECKING:
     from tidegate.training.recipes import TrainRecipe
-    from tidegate.training.stage import PublishedParts, TrainResult
+    from tidegate.training.stage import TrainResult
+    from tidegate.training.start import PublishedParts
 
 __all__ = ["register"]
+
+_IDEAS = "What diagnosis recommends"
 
 
 class Selection(StrEnum):
@@ -34,6 +37,14 @@ class Arithmetic(StrEnum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+class FusionName(StrEnum):
+    """Where an AVLM's audio meets the rest."""
+
+    early = "early"
+    late = "late"
+    none = "none"
 
 
 class Strategy(StrEnum):
@@ -85,6 +96,48 @@ def _train(  # noqa: PLR0917 - one parameter an option
     gradient_checkpointing: Annotated[
         bool | None, typer.Option(help="Recompute activations: less memory, slower steps.")
     ] = None,
+    modality_dropout: Annotated[
+        float | None, typer.Option(help="Probability that a modality of a clip is left out.", rich_help_panel=_IDEAS)
+    ] = None,
+    swap_audio: Annotated[
+        float, typer.Option(help="Probability of a harmless clip's audio; the label stays.", rich_help_panel=_IDEAS)
+    ] = 0.0,
+    swap_vision: Annotated[
+        float, typer.Option(help="Probability of a harmless clip's frames.", rich_help_panel=_IDEAS)
+    ] = 0.0,
+    swap_text: Annotated[
+        float, typer.Option(help="Probability of a harmless clip's texts.", rich_help_panel=_IDEAS)
+    ] = 0.0,
+    corruption: Annotated[
+        float | None,
+        typer.Option(help="Probability of grain, blur, coarse blocks and noise.", rich_help_panel=_IDEAS),
+    ] = None,
+    corruption_strength: Annotated[
+        float | None, typer.Option(help="The worst corruption, above 0, at most 1.", rich_help_panel=_IDEAS)
+    ] = None,
+    fusion: Annotated[
+        FusionName | None,
+        typer.Option(help="Fuse the audio otherwise than --init does: avlm only.", rich_help_panel=_IDEAS),
+    ] = None,
+    emphasise: Annotated[
+        Path | None,
+        typer.Option(help="File of ids of training videos to see more often, one a line.", rich_help_panel=_IDEAS),
+    ] = None,
+    emphasise_where: Annotated[
+        list[str] | None,
+        typer.Option(help="The same by metadata: language=hi, region=BR; may repeat.", rich_help_panel=_IDEAS),
+    ] = None,
+    emphasise_missed: Annotated[
+        str | None,
+        typer.Option(
+            help="The same for violating videos that --init scores below its threshold of this base precision, "
+            "in percent.",
+            rich_help_panel=_IDEAS,
+        ),
+    ] = None,
+    emphasis: Annotated[
+        int, typer.Option(help="How often such a video is seen in an epoch.", rich_help_panel=_IDEAS)
+    ] = 3,
     select_on: Annotated[
         Selection | None, typer.Option(help="Validation figure that chooses the epoch and stops early.")
     ] = None,
@@ -111,9 +164,11 @@ def _train(  # noqa: PLR0917 - one parameter an option
     import torch
 
     from tidegate.training.console import console_progress
+    from tidegate.training.emphasis import EmphasisConfig
     from tidegate.training.launch import engine_of
     from tidegate.training.recipes import customised
     from tidegate.training.stage import train_stage
+    from tidegate.training.swapping import SwapConfig
     from tidegate.training.tracking import tracked
 
     if threads is not None:
@@ -126,6 +181,16 @@ def _train(  # noqa: PLR0917 - one parameter an option
             train_towers=None if freeze_towers is None else not freeze_towers,
             gradient_checkpointing=gradient_checkpointing,
             epochs=epochs,
+            fusion=None if fusion is None else fusion.value,
+            swap=SwapConfig(audio=swap_audio, vision=swap_vision, text=swap_text),
+            emphasis=EmphasisConfig(
+                times=emphasis, ids=emphasise, where=tuple(emphasise_where or ()), missed_at=emphasise_missed
+            ),
+            augment={
+                "modality_dropout": modality_dropout,
+                "corruption": corruption,
+                "corruption_strength": corruption_strength,
+            },
             batch_size=batch_size,
             micro_batch_size=micro_batch_size,
             learning_rate=learning_rate,
@@ -169,7 +234,7 @@ def _train(  # noqa: PLR0917 - one parameter an option
 
 def _parts(vl: str | None, audio_encoder: str | None, frames: int) -> PublishedParts | None:
     from tidegate.errors import ConfigError
-    from tidegate.training.stage import PublishedParts
+    from tidegate.training.start import PublishedParts
 
     if vl is None and audio_encoder is not None:
         raise ConfigError("expected --vl with --audio-encoder, got none")

@@ -13,7 +13,7 @@ _HOME = {
     "EvaluationReport": "evaluate",
     "FeatureTable": "features",
     "RECIPES": "recipes",
-    "PublishedParts": "stage",
+    "PublishedParts": "start",
     "TrainRecipe": "recipes",
     "TrainingDiverged": "loop",
     "choose_thresholds": "thresholds",

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tidegate.errors import ConfigError
 from tidegate.models.batch import ClipFeatures
+from tidegate.training.corruption import corrupted
 from tidegate.types import Modality
 
 __all__ = ["AugmentConfig", "augment"]
@@ -40,10 +42,23 @@ class AugmentConfig:
     """Masks over time and over mel bins, each."""
     token_dropout: float = 0.05
     """Probability that a text token is left out."""
+    corruption: float = 0.0
+    """Probability that a clip is corrupted: grain, blur, coarse blocks, noise, lost high frequencies."""
+    corruption_strength: float = 0.5
+    """The worst that is drawn, in (0, 1]; 1 is hardly to be seen or heard through."""
+
+    def __post_init__(self) -> None:
+        for name in ("modality_dropout", "flip", "token_dropout", "corruption"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"expected a probability in [0, 1] of {name}, got {getattr(self, name)}")
+        if not 0.0 < self.corruption_strength <= 1.0:
+            raise ConfigError(f"expected a corruption strength in (0, 1], got {self.corruption_strength}")
 
 
 def augment(item: ClipFeatures, config: AugmentConfig, rng: np.random.Generator) -> ClipFeatures:
     """One clip, changed at random."""
+    if config.corruption and rng.random() < config.corruption:
+        item = corrupted(item, config.corruption_strength, rng)
     item = _drop_modalities(item, config, rng)
     frames, mel, tokens = item.frames_THWC, item.mel_MF, item.token_ids
     if config.token_dropout:

@@ -18,11 +18,23 @@ from tidegate.corpus.synthetic.figures import BENIGN_PAIRS, BENIGN_SOLOS, VIOLEN
 from tidegate.corpus.synthetic.plan import ACTS
 from tidegate.corpus.synthetic.sounds import ALARMING, HARMLESS
 from tidegate.corpus.synthetic.sprites import FOR_SALE, WEAPONS
+from tidegate.types import Modality
 
-__all__ = ["ACTIONS", "SOUNDS", "THEMES", "class_of", "evidence_targets"]
+__all__ = ["ACTIONS", "MODALITY_OF_TASK", "SOUNDS", "THEMES", "class_of", "evidence_targets"]
 
 THEMES = ("benign", "threat", "threat_ok", "goods", "goods_ok", "offer")
 SOUNDS = (*ALARMING, *HARMLESS)
+MODALITY_OF_TASK: Mapping[str, Modality] = {
+    "title": "text",
+    "sticker": "text",
+    "speech": "audio",
+    "sound": "audio",
+    "weapon": "vision",
+    "for_sale": "vision",
+    "action": "vision",
+    "act": "vision",
+}
+"""Which modality a task is about; ``kind`` is about the whole clip. A sticker counts as its known text."""
 ACTIONS = (*BENIGN_SOLOS, *BENIGN_PAIRS, *VIOLENT_PAIRS)
 
 

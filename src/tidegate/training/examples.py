@@ -22,6 +22,8 @@ from torch import Tensor
 
 from tidegate.models.batch import Batch
 from tidegate.models.processor import ClipProcessor
+from tidegate.training.swapping import Swaps, with_part
+from tidegate.types import Modality
 
 __all__ = ["Change", "Examples", "MicroBatch", "Shard", "Table", "Targets", "ahead", "prepared_steps", "step_rows"]
 
@@ -55,6 +57,8 @@ class Examples:
     """Task to class of each item; ``losses.IGNORED`` where it has none."""
     soft: npt.NDArray[np.float64] | None = None
     """A teacher's log-odds of a violation, shaped as ``labels``; NaN where it has none. None: no teacher."""
+    swaps: Swaps | None = None
+    """Who takes a modality of whom, by number; None: nobody."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -115,22 +119,46 @@ def step_rows(count: int, batch_size: int, seed: int, epoch: int) -> list[npt.ND
     return [order[start : min(start + batch_size, last)] for start in range(0, last, batch_size)]
 
 
-def _fetched(examples: Examples, chosen: npt.NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
-    """(item number, clip); a table that decodes on demand leaves out what fails."""
-    rows = [int(row) for row in examples.rows[chosen]]
+def _items(examples: Examples, numbers: Sequence[int]) -> Sequence[Any]:
+    """Clips by number; None where a table that decodes on demand fails."""
+    rows = [int(row) for row in examples.rows[list(numbers)]]
     fetch = getattr(examples.table, "fetch", None)
     items: Sequence[Any] = [examples.table[row] for row in rows] if fetch is None else fetch(rows)
-    for number, item in zip(chosen.tolist(), items, strict=True):
-        if item is not None:
-            yield number, item
+    return items
 
 
-def _targets(examples: Examples, numbers: npt.NDArray[np.int64]) -> Targets:
+Taken = dict[Modality, int]
+"""What an item took, and from which number."""
+
+
+def _taken(examples: Examples, number: int, item: Any, key: tuple[int, int]) -> tuple[Any, Taken]:
+    """The item with what it takes of others; the draws depend on (seed, epoch, number) alone."""
+    if examples.swaps is None:
+        return item, {}
+    drawn = examples.swaps.drawn(number, np.random.default_rng([*key, number, 1]))
+    taken: Taken = {}
+    for name, giver in zip(drawn, _items(examples, list(drawn.values())), strict=True):
+        changed = item if giver is None else with_part(item, giver, name)
+        if changed is not item:
+            item, taken[name] = changed, drawn[name]
+    return item, taken
+
+
+def _column(
+    examples: Examples, task: str, numbers: npt.NDArray[np.int64], taken: Sequence[Taken]
+) -> npt.NDArray[np.int64]:
+    """Classes of an auxiliary task; those of the giver where the modality that it is about was taken."""
+    about = None if examples.swaps is None else examples.swaps.tasks.get(task)
+    of = [number if about is None else took.get(about, number) for number, took in zip(numbers, taken, strict=True)]
+    return examples.auxiliary[task][np.asarray(of, dtype=np.int64)]
+
+
+def _targets(examples: Examples, numbers: npt.NDArray[np.int64], taken: Sequence[Taken]) -> Targets:
     soft = examples.soft_by_issue
     return Targets(
         labels_BI=torch.from_numpy(examples.labels_by_issue[numbers]),
         soft_BI=None if soft is None else torch.from_numpy(soft[numbers]).float(),
-        auxiliary={name: torch.from_numpy(column[numbers]) for name, column in examples.auxiliary.items()},
+        auxiliary={task: torch.from_numpy(_column(examples, task, numbers, taken)) for task in examples.auxiliary},
     )
 
 
@@ -141,15 +169,20 @@ def _micro_batch(
     change: Change | None,
     key: tuple[int, int],
 ) -> MicroBatch:
-    numbers, items = [], []
-    for number, item in _fetched(examples, chosen):
-        rng = np.random.default_rng([*key, number])
+    numbers: list[int] = []
+    items: list[Any] = []
+    taken: list[Taken] = []
+    for number, own in zip(chosen.tolist(), _items(examples, chosen.tolist()), strict=True):
+        if own is None:
+            continue
+        item, took = _taken(examples, number, own, key)
         numbers.append(number)
-        items.append(item if change is None else change(item, rng))
+        taken.append(took)
+        items.append(item if change is None else change(item, np.random.default_rng([*key, number])))
     kept = np.asarray(numbers, dtype=np.int64)
     return MicroBatch(
         batch=processor.collate(items),
-        targets=_targets(examples, kept),
+        targets=_targets(examples, kept, taken),
         video_ids=tuple(examples.table.video_ids[int(examples.rows[number])] for number in numbers),
     )
 

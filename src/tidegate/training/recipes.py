@@ -5,13 +5,15 @@ The tiny models' sizes and schedules were chosen for two processor cores and les
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tidegate.errors import ConfigError
-from tidegate.models.configs import AvlmConfig, ModelConfig, MultiTowerConfig, ProcessorConfig
+from tidegate.models.configs import AvlmConfig, Fusion, ModelConfig, MultiTowerConfig, ProcessorConfig
 from tidegate.training.augment import AugmentConfig
+from tidegate.training.emphasis import EmphasisConfig
+from tidegate.training.swapping import SwapConfig
 
 __all__ = [
     "RECIPES",
@@ -127,6 +129,12 @@ class TrainRecipe:
     """Whether it makes no sense from random weights; ``model`` then only says which class and issue are wanted."""
     adapter: AdapterConfig | None = None
     """LoRA on an AVLM's language model, whose own weights are then frozen; None: all of it is trained."""
+    fusion: Fusion | None = None
+    """How an AVLM's audio is to be fused, whatever the weights it starts from had; None: as they had."""
+    swap: SwapConfig = field(default_factory=SwapConfig)
+    """How often a training clip gets a modality of another harmless one."""
+    emphasis: EmphasisConfig = field(default_factory=EmphasisConfig)
+    """Training videos that are seen more often than once in an epoch."""
     train_towers: bool = True
     """Whether vision and audio towers are trained."""
     gradient_checkpointing: bool = False
@@ -336,15 +344,28 @@ def customised(
     train_towers: bool | None = None,
     gradient_checkpointing: bool | None = None,
     epochs: int | None = None,
+    fusion: Fusion | None = None,
+    swap: SwapConfig | None = None,
+    emphasis: EmphasisConfig | None = None,
+    augment: Mapping[str, float | None] | None = None,
     **optimiser: Any,
 ) -> TrainRecipe:
     """A named recipe with some settings changed: what is None stays as the recipe has it.
 
-    ``lora``: rank, alpha, dropout. ``optimiser``: fields of ``OptimiserConfig``.
+    ``lora``: rank, alpha, dropout. ``augment``: fields of ``AugmentConfig``. ``optimiser``: fields of
+    ``OptimiserConfig``.
     """
     chosen = with_adapter(with_issues(recipe(name, issues[0]), issues), *lora)
     chosen = with_epochs(with_optimiser(chosen, **optimiser), epochs)
-    given = {"train_towers": train_towers, "gradient_checkpointing": gradient_checkpointing}
+    stronger: dict[str, Any] = {name: value for name, value in (augment or {}).items() if value is not None}
+    chosen = replace(chosen, augment=replace(chosen.augment, **stronger))
+    given = {
+        "train_towers": train_towers,
+        "gradient_checkpointing": gradient_checkpointing,
+        "fusion": fusion,
+        "swap": swap,
+        "emphasis": emphasis,
+    }
     changes: dict[str, Any] = {setting: value for setting, value in given.items() if value is not None}
     return replace(chosen, **changes)
 

@@ -17,19 +17,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from tidegate.corpus.manifest import Entry, Manifest, read_manifest
-from tidegate.errors import CheckpointError, ConfigError
+from tidegate.errors import ConfigError
 from tidegate.models.avlm import Avlm
 from tidegate.models.build import Model, build_model
 from tidegate.models.card import Card
-from tidegate.models.checkpoint import load_checkpoint, save_checkpoint, save_thresholds
-from tidegate.models.compose import compose_avlm
-from tidegate.models.heads import IssueHeads
+from tidegate.models.checkpoint import save_checkpoint, save_thresholds
 from tidegate.models.processor import ClipProcessor
-from tidegate.models.tokens import build_tokenizer, prompt_lines
 from tidegate.training.augment import augment
+from tidegate.training.corruption import CorruptedTable
 from tidegate.training.distill import distilled, teacher_log_odds
 from tidegate.training.engine import Engine, OneProcess
 from tidegate.training.evaluate import EvaluationReport, ScoredSplit, entries_of, evaluate_scores
@@ -40,10 +37,12 @@ from tidegate.training.live import LiveTable
 from tidegate.training.loop import Examples, FitResult, Table, fit, score_rows
 from tidegate.training.lora import Adapted, adapt, freeze_towers, merged, save_adapter
 from tidegate.training.losses import MISSING_LABEL
+from tidegate.training.mixture import check_mixture, mixed
 from tidegate.training.recipes import TrainRecipe
+from tidegate.training.start import PublishedParts, started
 from tidegate.training.thresholds import choose_thresholds
 
-__all__ = ["SYNTHETIC_NOTICE", "Progress", "PublishedParts", "TrainResult", "for_issues", "new_model", "train_stage"]
+__all__ = ["SYNTHETIC_NOTICE", "Progress", "TrainResult", "train_stage"]
 
 SYNTHETIC_NOTICE = "Trained on a synthetic corpus: for demonstration, tests and teaching, not for production."
 
@@ -75,66 +74,6 @@ class TrainResult:
     """Of further issues."""
     failed: tuple[FailedVideo, ...]
     features_from_cache: bool
-
-
-def new_model(recipe: TrainRecipe, train: Sequence[Entry], seed: int) -> tuple[Model, ClipProcessor]:
-    """A model with new weights, and its processor with a vocabulary of the training texts."""
-    texts = [prompt_lines(entry.texts) for entry in train]
-    tokenizer = build_tokenizer(texts, recipe.vocab_size) if "text" in recipe.model.modalities else None
-    torch.manual_seed(seed)
-    return build_model(recipe.model), ClipProcessor(recipe.processor, tokenizer)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedParts:
-    """Published weights that an AVLM starts from; its last layer is new."""
-
-    vl: str
-    """LLaVA-OneVision: hub id or local folder."""
-    audio: str | None = None
-    """Whisper: hub id or local folder; None: the model does not listen."""
-    num_frames: int = 8
-    """Frames sampled from a video."""
-
-
-def _initial(
-    recipe: TrainRecipe, train: Sequence[Entry], seed: int, init: Path | None, parts: PublishedParts | None
-) -> tuple[Model, ClipProcessor]:
-    if init is not None and parts is not None:
-        raise ConfigError("expected one thing to start from, got a checkpoint and published parts")
-    if parts is not None:
-        composed, processor, _ = compose_avlm(
-            issue=recipe.model.issue, vl=parts.vl, audio=parts.audio, num_frames=parts.num_frames
-        )
-        return composed, processor
-    if init is None:
-        if recipe.starts_from_weights:
-            raise ConfigError(f"recipe {recipe.name!r}: expected a checkpoint or published weights to start from")
-        return new_model(recipe, train, seed)
-    loaded, processor, _ = load_checkpoint(init)
-    if type(loaded.config) is not type(recipe.model):
-        raise CheckpointError(
-            f"expected a {type(recipe.model).__name__} in {init} for recipe {recipe.name!r}, "
-            f"found {type(loaded.config).__name__}"
-        )
-    return loaded, processor
-
-
-def for_issues(model: Model, issues: tuple[str, ...], seed: int) -> bool:
-    """Give the model a head for each of ``issues``; a head it has keeps its weights. Whether any is new."""
-    had = model.config.issues
-    if had == issues:
-        return False
-    torch.manual_seed(seed)
-    heads = IssueHeads(model.width, len(issues))
-    with torch.no_grad():
-        for place, issue in enumerate(issues):
-            if issue in had:
-                mine, theirs = slice(2 * place, 2 * place + 2), slice(2 * had.index(issue), 2 * had.index(issue) + 2)
-                heads.weight[mine], heads.bias[mine] = model.head.weight[theirs], model.head.bias[theirs]
-    model.head = heads
-    model.config = replace(model.config, issue=issues[0], more_issues=issues[1:])  # type: ignore[assignment]
-    return any(issue not in had for issue in issues)
 
 
 def _examples(table: Table, entries: Sequence[Entry], issues: Sequence[str], auxiliary: bool) -> Examples:
@@ -234,20 +173,22 @@ def train_stage(
         splits=_splits(manifest, recipe.model.issues, teacher is not None),
     )
     _check_live(work)
-    model, processor = _initial(recipe, work.splits["train"], seed, init, parts)
-    new_heads = for_issues(model, recipe.model.issues, seed)
+    start = started(recipe, work.splits["train"], seed, init, parts)
+    model, processor = start.model, start.processor
+    check_mixture(recipe, processor.config.modalities, init=init, live=live, taught=teacher is not None)
+    for said in start.notes:
+        work.progress.note(said)
     table = _table(work, processor)
     with ExitStack() as stack:
         train: Table = table
         if live:
             train = stack.enter_context(LiveTable(work.splits["train"], processor, workers=workers))
-        examples = _parts(work, train, table)
+        examples, said_of_training = _parts(work, train, table)
         out.parent.mkdir(parents=True, exist_ok=True)
         fitted, adapted = _trained(work, model, processor, examples)
     model, adapted = _whole(work, model, adapted)
     failed = table.failed + (train.failed if isinstance(train, LiveTable) else ())
-    notes = [f"the head of {', '.join(recipe.model.issues)} was new"] if init is not None and new_heads else []
-    done = _Done(fit=fitted, failed=failed, from_cache=table.from_cache, notes=tuple(notes))
+    done = _Done(fit=fitted, failed=failed, from_cache=table.from_cache, notes=(*start.notes, *said_of_training))
     finished = None
     if work.engine.shard.rank == 0:
         _keep_adapter(adapted, out)
@@ -331,15 +272,20 @@ def _on_first(engine: Engine, make: Callable[[], FeatureTable]) -> FeatureTable:
     return make() if table is None else table
 
 
-def _parts(work: _Work, train: Table, table: FeatureTable) -> dict[str, Examples]:
+def _parts(work: _Work, train: Table, table: FeatureTable) -> tuple[dict[str, Examples], tuple[str, ...]]:
+    """Examples of each split, and what was done to those of training."""
     recipe, issues = work.recipe, work.recipe.model.issues
     parts = {name: _examples(table, work.splits[name], issues, False) for name in ("validation", "test")}
     parts["train"] = _examples(train, work.splits["train"], issues, recipe.auxiliary == "evidence")
+    mixture = mixed(parts["train"], work.splits["train"], recipe, init=work.init)
+    for said in mixture.notes:
+        work.progress.note(said)
+    parts["train"] = mixture.examples
     if work.teacher is not None:
         odds, read = _taught(work, work.teacher, issues)
         work.progress.note(f"teacher {work.teacher.name}: {_table_note(read, work.cache)}")
         parts["train"] = distilled(parts["train"], odds)
-    return parts
+    return parts, mixture.notes
 
 
 def _taught(
@@ -456,10 +402,8 @@ def _fit_frozen(
 ) -> None:
     if recipe.frozen is None:
         raise ConfigError(f"recipe {recipe.name!r}: expected a schedule for training with frozen towers")
-    after = [
-        replace(parts[name], table=run_towers(model, processor, parts[name]), rows=np.arange(len(parts[name])))
-        for name in ("train", "validation")
-    ]
+    seen = (_worse(parts["train"], recipe, seed), parts["validation"])
+    after = [_after_towers(model, processor, part) for part in seen]
     fit_frozen(
         model,
         processor,
@@ -473,8 +417,25 @@ def _fit_frozen(
     )
 
 
+def _worse(train: Examples, recipe: TrainRecipe, seed: int) -> Examples:
+    """The training clips with the recipe's share of them corrupted, each once and for all: its towers run once."""
+    config = recipe.augment
+    if not config.corruption:
+        return train
+    table = CorruptedTable(table=train.table, share=config.corruption, strength=config.corruption_strength, seed=seed)
+    return replace(train, table=table)
+
+
+def _after_towers(model: Model, processor: ClipProcessor, part: Examples) -> Examples:
+    """The same examples over tower outputs; a video that is seen several times passes the towers once."""
+    rows, places = np.unique(part.rows, return_inverse=True)
+    return replace(part, table=run_towers(model, processor, replace(part, rows=rows)), rows=places)
+
+
 def _plain(recipe: TrainRecipe) -> dict[str, Any]:
     values = dataclasses.asdict(recipe)
+    if recipe.emphasis.ids is not None:
+        values["emphasis"]["ids"] = recipe.emphasis.ids.name
     return {key: value for key, value in values.items() if key not in {"model", "processor"}}
 
 
