@@ -176,7 +176,7 @@ def _written(config: InvestigationConfig, diagnosis: Diagnosis, judged_by: str, 
              notices: list[str]) -> Investigated:
     context = Context(data=str(config.data or "MANIFEST"), checkpoint=_folder_of(config.models, "large"),
                       base=_folder_of(config.models, "base"), out=str(config.out / "after"), issue=config.issue,
-                      plan=str(config.out / "plan.toml"))
+                      plan=str(config.out / "plan.toml"), p_base=config.p_base, locale=_locale(diagnosis))
     ledger = () if config.ledger is None else read_ledger(config.ledger)
     ratios = ratios_from(ledger, shipped_ratios())
     found = gains(diagnosis, config=GainsConfig(ratios=ratios, context=context, seed=config.seed))
@@ -207,10 +207,24 @@ def _labels(table: ProbeTable) -> str:
     return f"Independent peers speak against {len(suspects)} labels (cleanlab){': ' + some if some else ''}."
 
 
-def _folder_of(models: str | None, stage: str) -> str:
-    from tidegate.models import PRESETS
+def _locale(diagnosis: Diagnosis) -> str:
+    """Language or region with the most suspicion of a locale's fault beyond its share of the errors; "" for none."""
+    table, suspected = diagnosis.table, suspicion(diagnosis, REGISTRY["locale_data"].classes)
+    rate = float(suspected.sum()) / max(1, int(table.errors.sum()))
+    excess = {f"{name}={value}": float(suspected[rows].sum()) - rate * int(table.errors[rows].sum())
+              for name in ("language", "region") if (column := table.slices.get(name)) is not None
+              for value in np.unique(column).tolist() if value and (rows := column == value).any()}
+    found = max(excess, key=lambda name: excess[name], default="")
+    return found if found and excess[found] > 0.5 else ""
 
-    if models is None or models in PRESETS:
+
+def _folder_of(models: str | None, stage: str) -> str:
+    from tidegate.models.presets import PRESETS, Packaged
+
+    if models in PRESETS:
+        part = PRESETS[models].base if stage == "base" else PRESETS[models].large
+        return str(part.folder) if isinstance(part, Packaged) else f"checkpoints/{stage}"
+    if models is None:
         return f"checkpoints/{stage}"
     return str(Path(models) / stage) if (Path(models) / stage).is_dir() else models
 

@@ -24,6 +24,7 @@ import numpy as np
 from tidegate.diagnosis.diagnose import Diagnosis, diagnose
 from tidegate.diagnosis.gains import Gain, known_change, suspicion
 from tidegate.diagnosis.interventions import REGISTRY, Change, Context, Intervention
+from tidegate.diagnosis.interventions.training import Training
 from tidegate.diagnosis.learned import judge_of
 from tidegate.diagnosis.score_table import read_run, write_scores
 from tidegate.diagnosis.table import ProbeTable
@@ -31,7 +32,7 @@ from tidegate.errors import ConfigError, UsageError
 
 __all__ = ["CarriedOut", "Plan", "Step", "carry_out", "read_plan", "write_plan"]
 
-_KEYS = {"run", "out", "data", "checkpoint", "base", "issue", "intervention"}
+_KEYS = {"run", "out", "data", "checkpoint", "base", "issue", "p_base", "locale", "intervention"}
 _STEP_KEYS = {"name", "predicted_f1", "ceiling_f1"}
 
 
@@ -77,7 +78,8 @@ def write_plan(path: Path, gains: Sequence[Gain], *, run: Path, out: Path, conte
     lines = ["# Carry out with: tidegate intervene " + shlex.quote(str(path)), f"run = {json.dumps(str(run))}",
              f"out = {json.dumps(str(out))}", f"data = {json.dumps(context.data)}",
              f"checkpoint = {json.dumps(context.checkpoint)}", f"base = {json.dumps(context.base)}",
-             f"issue = {json.dumps(context.issue)}"]
+             f"issue = {json.dumps(context.issue)}", f"p_base = {json.dumps(context.p_base)}",
+             f"locale = {json.dumps(context.locale)}"]
     for gain in gains:
         if gain.f1.estimate > 0:
             triple = ", ".join(f"{value:.4f}" for value in (gain.f1.estimate, gain.f1.low, gain.f1.high))
@@ -102,7 +104,7 @@ def read_plan(path: Path) -> Plan:
     steps = values.get("intervention", [])
     if not isinstance(steps, list) or not steps:
         raise ConfigError(f"{path}: expected at least one [[intervention]], got none")
-    known = {name: str(values[name]) for name in ("data", "checkpoint", "base", "issue") if name in values}
+    known = {name: str(values[name]) for name in sorted(_KEYS - {"run", "out", "intervention"}) if name in values}
     return Plan(run=Path(values["run"]), out=Path(values["out"]), steps=tuple(_step(path, one) for one in steps),
                 context=Context(out=values["out"], plan=str(path), **known))
 
@@ -141,8 +143,8 @@ def _train(one: Intervention, plan: Plan, start: bool) -> CarriedOut:
     line, code = one.command(plan.context), None
     if start:
         code = subprocess.run(shlex.split(line), check=False).returncode  # noqa: S603 - words of our own, no shell
-    prepares = getattr(one, "prepares", "")
-    detail = f"{one.summary}; the manifest must hold {prepares}" if prepares else one.summary
+    left = one.left_over(plan.context) if isinstance(one, Training) else ""
+    detail = f"{one.summary}; {left}" if left else one.summary
     return CarriedOut(name=one.name, needs_training=True, command=line, folder=None, detail=detail, exit_code=code)
 
 

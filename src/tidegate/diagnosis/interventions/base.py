@@ -53,6 +53,10 @@ class Context:
     """Label to learn."""
     plan: str = "plan.toml"
     """Plan file."""
+    p_base: str = "20"
+    """Base precision in percent whose threshold the base stage was held to."""
+    locale: str = ""
+    """Where errors of language or region gather, as ``column=value``; empty: nowhere in particular."""
 
 
 class Intervention(Protocol):
