@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tidegate.bench.diagnosis_fit import ASKED_CONTROLS, LEAST_EXTRA_ERRORS, load_run, name_of, save_run
+from tidegate.bench.diagnosis_fit import LEAST_EXTRA_ERRORS, load_run, name_of, save_run
 from tidegate.diagnosis.adaptive import ProbingConfig
 from tidegate.diagnosis.diagnose import DiagnosisConfig, diagnose
 from tidegate.diagnosis.gains import Gain, GainsConfig, gains
@@ -72,7 +72,7 @@ def carry_out(folder: Path, runs: int, progress: Callable[[str], None]) -> list[
 def past_run(path: Path) -> PastRun:
     """Diagnose a kept run adaptively and predict from the bare prior."""
     stored = load_run(path)
-    config = DiagnosisConfig(num_samples=2, probing=ProbingConfig(max_controls=ASKED_CONTROLS))
+    config = DiagnosisConfig(num_samples=2, probing=ProbingConfig())
     found = diagnose(stored.table, stored.scorer, classifier=shipped_classifier(), config=config)
     realised = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     return PastRun(world=stored.world, predicted=gains(found, config=GainsConfig(num_samples=100)), realised=realised)

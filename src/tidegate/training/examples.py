@@ -25,7 +25,18 @@ from tidegate.models.processor import ClipProcessor
 from tidegate.training.swapping import Swaps, with_part
 from tidegate.types import Modality
 
-__all__ = ["Change", "Examples", "MicroBatch", "Shard", "Table", "Targets", "ahead", "prepared_steps", "step_rows"]
+__all__ = [
+    "Change",
+    "Examples",
+    "MicroBatch",
+    "Shard",
+    "Table",
+    "Targets",
+    "ahead",
+    "by_length",
+    "prepared_steps",
+    "step_rows",
+]
 
 Change = Callable[[Any, np.random.Generator], Any]
 """Augmentation: an item of a table and a generator in, the changed item out."""
@@ -119,6 +130,14 @@ def step_rows(count: int, batch_size: int, seed: int, epoch: int) -> list[npt.ND
     return [order[start : min(start + batch_size, last)] for start in range(0, last, batch_size)]
 
 
+def by_length(table: Table, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Places of ``rows`` in order of their clips' lengths, where the table has them: what is alike needs no padding."""
+    length = getattr(table, "length", None)
+    if length is None:
+        return np.arange(len(rows))
+    return np.argsort([length(int(row)) for row in rows], kind="stable")
+
+
 def _items(examples: Examples, numbers: Sequence[int]) -> Sequence[Any]:
     """Clips by number; None where a table that decodes on demand fails."""
     rows = [int(row) for row in examples.rows[list(numbers)]]
@@ -199,7 +218,10 @@ def prepared_steps(
 ) -> Iterator[list[MicroBatch]]:
     """This process's micro-batches of each step, ``pieces`` of them; ``key``: (seed, epoch)."""
     for chosen in steps:
-        parts = [part for part in np.array_split(shard.of(chosen), pieces) if len(part)]
+        mine = shard.of(chosen)
+        if pieces > 1:
+            mine = mine[by_length(examples.table, examples.rows[mine])]
+        parts = [part for part in np.array_split(mine, pieces) if len(part)]
         made = [_micro_batch(examples, processor, part, change, key) for part in parts]
         yield [one for one in made if one.video_ids]
 

@@ -69,6 +69,11 @@ class FrozenTable:
     def __len__(self) -> int:
         return len(self.video_ids)
 
+    def length(self, row: int) -> int:
+        """Grows with the tokens of the row's prompt."""
+        per_frame = 0 if self.patches_NTPD is None else self.patches_NTPD.shape[2]
+        return int(self.num_frames_N[row]) * per_frame + len(self.token_ids[row])
+
     def __getitem__(self, row: int) -> FrozenItem:
         frames = int(self.num_frames_N[row])
         return FrozenItem(

@@ -27,7 +27,7 @@ from tidegate.models.build import Model
 from tidegate.models.processor import ClipProcessor
 from tidegate.models.scoring import issue_probabilities
 from tidegate.training.engine import Engine, OneProcess, autocast, trained_state
-from tidegate.training.examples import Change, Examples, MicroBatch, Table, ahead, prepared_steps, step_rows
+from tidegate.training.examples import Change, Examples, MicroBatch, Table, ahead, by_length, prepared_steps, step_rows
 from tidegate.training.losses import MISSING_LABEL, AuxiliaryHeads, class_weights
 from tidegate.training.objective import Objective
 from tidegate.training.recipes import OptimiserConfig
@@ -102,13 +102,16 @@ def score_rows(
 ) -> npt.NDArray[np.float64]:
     """Scores of cached clips, in the order of ``rows``: ``(N,)``, or ``(N, I)`` of a model of several issues."""
     model.eval()
+    order = by_length(table, np.asarray(rows, dtype=np.int64))
     parts = [
         issue_probabilities(
-            model, processor, [table[int(row)] for row in rows[start : start + batch_size]], device=device
+            model, processor, [table[int(rows[at])] for at in order[start : start + batch_size]], device=device
         )
         for start in range(0, len(rows), batch_size)
     ]
-    scores_NI = np.asarray([row for part in parts for row in part], dtype=np.float64)
+    scored = np.asarray([row for part in parts for row in part], dtype=np.float64)
+    scores_NI = np.empty_like(scored)
+    scores_NI[order] = scored
     return scores_NI[:, 0] if scores_NI.shape[1:] == (1,) else scores_NI
 
 

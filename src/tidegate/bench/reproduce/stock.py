@@ -31,6 +31,7 @@ from tidegate.training.evaluate import entries_of
 from tidegate.training.features import FeatureTable, load_features
 from tidegate.training.frozen import FrozenTable, open_frozen, run_towers, write_frozen
 from tidegate.training.loop import Examples
+from tidegate.training.quick import project
 
 __all__ = ["PACKAGED_FOUNDATION", "Foundation", "Stock", "StockFiles", "load_trunk", "prepare_stock"]
 
@@ -85,7 +86,7 @@ class StockFiles:
         return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
     def table(self, name: str) -> Path:
-        """Folder of one table: ``base``, ``large`` or ``small`` (pooled audio of the smaller tower)."""
+        """Folder of one table: ``base``, ``large``, ``small`` (pooled audio of the smaller tower) or ``projected``."""
         return self.folder / f"{name}-{self.digest}"
 
 
@@ -100,9 +101,9 @@ class Stock:
 
     @classmethod
     def open(cls, at: StockFiles, stage: Stage, *, small_audio: bool = False) -> Stock:
-        """The tables of a stage, prepared before."""
+        """The tables of a stage, prepared before; the large one has its frozen projector's output for patches."""
         entry_of = {entry.video_id: entry for entry in _entries(at.data, at.issue)}
-        table = open_frozen(at.table(stage))
+        table = open_frozen(at.table("projected" if stage == "large" else stage))
         if small_audio:
             heard = open_frozen(at.table("small"))
             if heard.video_ids != table.video_ids:
@@ -144,6 +145,10 @@ def prepare_stock(at: StockFiles, stages: tuple[Stage, ...], *, small_audio: boo
             model, processor, _ = load_checkpoint(at.foundation.checkpoint(stage))
             write_frozen(run_towers(model, processor, _decoded(at, processor, workers, say)), at.table(stage))
             say(f"towers of the {stage} stage: done")
+    if "large" in stages and not at.table("projected").exists():
+        model, _ = load_trunk(at, "large")
+        assert isinstance(model, Avlm)
+        write_frozen(project(model, open_frozen(at.table("large"))), at.table("projected"))
     if small_audio and not at.table("small").exists():
         _, processor, _ = load_checkpoint(at.foundation.checkpoint("large"))
         decoded = _decoded(at, processor, workers, say)
