@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tidegate.diagnosis.planted import fitting, held_out
+from tidegate.diagnosis.planted import fitting, further, held_out
 from tidegate.diagnosis.planted.cases import FIRST_TEST_WORLD, doubles, faultless, plant, singles
 from tidegate.diagnosis.planted.fault import Fault, draw_place
 from tidegate.diagnosis.planted.probing import CHANGES, WorldScorer, table_of
@@ -111,13 +111,15 @@ def test_retry_cures_what_serving_lost_and_nothing_else() -> None:
 def test_every_class_has_two_mechanisms_every_intervention_is_run_every_probe_is_known() -> None:
     classes = set(TAXONOMY)
     assert set(fitting.INJECTORS) == set(held_out.INJECTORS) == classes
-    assert not set(fitting.INJECTORS.values()) & set(held_out.INJECTORS.values())
+    assert set(further.INJECTORS) == classes - {FailureClass.LEAKAGE}
+    assert len({*fitting.INJECTORS.values(), *further.INJECTORS.values(), *held_out.INJECTORS.values()}) == 41
     assert set(REMEDIES) == {name for kind in TAXONOMY.values() for name in kind.interventions}
     assert set(CHANGES) == set(PROBES)
 
 
 def test_fitting_and_held_out_know_nothing_of_each_other() -> None:
-    for module, other in ((fitting, "held_out"), (held_out, "fitting")):
+    pairs = ((fitting, "held_out"), (further, "held_out"), (held_out, "fitting"), (held_out, "further"))
+    for module, other in pairs:
         tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
         imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         assert not any(name.endswith(other) for name in imported)
@@ -136,7 +138,7 @@ def test_plans_keep_fitting_worlds_and_test_worlds_apart() -> None:
     from tidegate.bench.diagnosis_fit import fitting_faults
 
     fitted = list(fitting_faults(3))
-    assert {one.family for one in fitted} == {"fitting", "none", "decoy"}
+    assert {one.family for one in fitted} == {"fitting", "further", "none", "decoy"}
     tested = [one.fault for one in plan(seeds=2, full=True)]
     assert max(one.world for one in fitted) < FIRST_TEST_WORLD <= min(one.world for one in tested)
     assert {one.family for one in tested} == {"fitting", "held_out", "none", "decoy", "and", "or"}

@@ -1,7 +1,7 @@
 """Runs with planted faults that the shipped classifier is fitted on, kept on disk, and the fit itself.
 
-Enters: a folder and how many worlds. Leaves: one ``.npz`` a run (its table with every probe on all errors and a sample
-of right items; nothing in it runs code), and the classifier. Only injectors of ``planted.fitting`` and worlds below
+Enters: a folder and how many worlds. Leaves: one ``.npz`` a run (its table with every probe on all items; nothing in it
+runs code), and the classifier. Only injectors of ``planted.fitting`` and ``planted.further`` and worlds below
 ``FIRST_TEST_WORLD`` are used. Kept tables can be diagnosed again without their worlds, so that another classifier is
 fitted in seconds.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,6 @@ PROBING = {"adaptive": ProbingConfig(), "all": ProbingConfig(order="all")}
 """The ways of probing that a classifier is fitted on and scored with; the first is the default of the program."""
 SMALLER = 600
 """Items of the part of every run that is fitted on beside the whole, so that small runs are known too."""
-CONTROLS = 450
-"""Right items of each run whose probes are kept."""
-ASKED_CONTROLS = 500
-"""Controls that are asked of a kept run: about a fifth of all right items was kept, so that as many have an answer as
-a diagnosis would have (100)."""
 LEAST_EXTRA_ERRORS = 8
 """Faults that do less are left out of the fit: nothing can be seen of them, and no one could name them."""
 
@@ -62,6 +59,7 @@ class StoredRun:
     """One kept run."""
 
     truth: str
+    family: str
     world: int
     extra_errors: int
     table: ProbeTable
@@ -79,14 +77,17 @@ def fitting_faults(worlds: int) -> Iterator[Fault]:
 
 
 def fitting_faults_of(world: int) -> Iterator[Fault]:
-    """One world: no fault, every decoy, and half of the single faults."""
-    yield from faultless([world])
-    for further in (1, 2, 3):
+    """One world: no fault, every decoy at two severities, and half of the single faults of both mechanisms."""
+    nothing, _ = faultless([world])
+    yield nothing
+    for further in (0, 1, 2, 3):
         _, decoy = faultless([world + further])
-        yield replace(decoy, world=world)
-    for number, fault in enumerate(singles([world], "fitting")):
-        if (number + number // 14 + world) % 2 == 0:
-            yield fault
+        for severity in (1 + world % 2, 3):
+            yield replace(decoy, world=world, severity=severity)
+    for family in ("fitting", "further"):
+        for number, fault in enumerate(singles([world], family)):
+            if (number + number // 14 + world) % 2 == 0:
+                yield fault
 
 
 def name_of(fault: Fault) -> str:
@@ -97,19 +98,15 @@ def name_of(fault: Fault) -> str:
 
 def save_run(path: Path, case: Case) -> None:
     """Score every probe and write the run, complete or not at all."""
-    table = case.table
-    right = np.flatnonzero(~table.errors)
-    sample = np.random.default_rng(case.fault.seed).choice(right, min(CONTROLS, len(right)), replace=False)
-    rows = np.sort(np.concatenate([np.flatnonzero(table.errors), sample]))
+    table, rows = case.table, np.arange(len(case.table))
     arrays = {name: getattr(table, name) for name in ("ids", "labels", "scores", "thresholds", "sources", "base_scores",
                                                       "escalated", "notes")}  # fmt: skip
     arrays |= {f"slices.{name}": column for name, column in table.slices.items()}
     arrays |= {f"features.{name}": column for name, column in table.features.items()}
     for probe in sorted(case.scorer.probes):
-        scores = np.full(len(table), np.nan)
-        scores[rows] = case.scorer.score(rows, probe)
-        arrays[f"probes.{probe}"] = scores
-    said = {"truth": case.fault.truth, "world": case.fault.world, "extra_errors": case.extra_errors}
+        arrays[f"probes.{probe}"] = case.scorer.score(rows, probe).astype(np.float32)
+    said = {"truth": case.fault.truth, "family": case.fault.family, "world": case.fault.world,
+            "extra_errors": case.extra_errors}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part.npz")
     np.savez_compressed(part, allow_pickle=False, harmed=case.harmed, said=np.array(json.dumps(said)), **arrays)
@@ -123,21 +120,34 @@ def load_run(path: Path) -> StoredRun:
     groups: dict[str, dict[str, Array]] = {"slices": {}, "features": {}, "probes": {}}
     for name in [name for name in arrays if "." in name]:
         group, _, column = name.partition(".")
-        groups[group][column] = arrays.pop(name)
+        values = arrays.pop(name)
+        groups[group][column] = values.astype(np.float64) if group == "probes" else values
     said, harmed = json.loads(str(arrays.pop("said"))), arrays.pop("harmed")
     table = ProbeTable(**arrays, slices=groups["slices"], features=groups["features"])
     return StoredRun(**said, table=table, scorer=StoredScorer(kept=groups["probes"]), harmed=harmed)
 
 
-def collect(folder: Path, worlds: int, progress: Callable[[str], None] = lambda message: None) -> list[Path]:
-    """Plant all faults for fitting whose runs the folder does not hold yet."""
+def collect(folder: Path, worlds: int, progress: Callable[[str], None] = lambda message: None, *, workers: int = 1
+            ) -> list[Path]:
+    """Plant all faults for fitting whose runs the folder does not hold yet; worlds are shared between processes."""
     faults = list(fitting_faults(worlds))
-    for number, fault in enumerate(faults):
+    missing = sorted({fault.world for fault in faults if not (folder / name_of(fault)).exists()})
+    if workers == 1 or len(missing) < 2:
+        for world in missing:
+            progress(f"world {_collect_world(folder, world)} of {worlds}")
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            for world in pool.map(_collect_world, [folder] * len(missing), missing):
+                progress(f"world {world} of {worlds}")
+    return [folder / name_of(fault) for fault in faults]
+
+
+def _collect_world(folder: Path, world: int) -> int:
+    for fault in fitting_faults_of(world):
         path = folder / name_of(fault)
         if not path.exists():
-            progress(f"{number + 1}/{len(faults)} {path.stem}")
             save_run(path, plant(fault))
-    return [folder / name_of(fault) for fault in faults]
+    return world
 
 
 def part_of(stored: StoredRun, items: int) -> StoredRun:
@@ -165,7 +175,6 @@ def versions_of(stored: StoredRun) -> list[PlantedRun]:
 
 def planted_run(stored: StoredRun, probing: ProbingConfig) -> PlantedRun:
     """As a diagnosis would see it: with the probes that it would run."""
-    probing = replace(probing, max_controls=ASKED_CONTROLS)
     table, _ = probe_run(stored.table, stored.scorer, probing, rules=RulesConfig())
     return PlantedRun(table=table, fault=stored.truth, caused=stored.harmed, group=stored.world)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tidegate.diagnosis.planted import fitting, held_out
+from tidegate.diagnosis.planted import fitting, further, held_out
 from tidegate.diagnosis.planted.decoys import DECOYS
 from tidegate.diagnosis.planted.fault import Fault, Place, draw_place
 from tidegate.diagnosis.planted.probing import WorldScorer, table_of
@@ -58,7 +58,7 @@ class Case:
 
 def singles(seeds: Sequence[int], family: str, severities: Sequence[int] = (1, 2, 3)) -> Iterator[Fault]:
     """Every class at every severity, once a seed; shares of the slice go round."""
-    injectors = fitting.INJECTORS if family == "fitting" else held_out.INJECTORS
+    injectors = {"fitting": fitting, "further": further, "held_out": held_out}[family].INJECTORS
     for seed in seeds:
         for severity in severities:
             for place, (failure, injector) in enumerate(injectors.items()):
