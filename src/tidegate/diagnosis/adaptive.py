@@ -63,6 +63,8 @@ class ProbingConfig:
     """Errors that are probed, drawn at random; None: all."""
     clear: float = 0.9
     """Posterior of a cause at which an error is asked no more."""
+    probes_a_round: int = 3
+    """Most probes that are run before beliefs are brought up to date; those far less telling than the best wait."""
     min_information: float = 0.02
     """Expected information in nats a model call under which no probe is run."""
     calls_per_error: float = 30.0
@@ -177,10 +179,12 @@ def _in_rounds(state: _Probing, rules: RulesConfig, seed: int) -> None:
         wanted = _wanted(state, rules)
         if not wanted:
             return
-        probe = max(wanted, key=lambda name: wanted[name][0])
-        state.run(probe, wanted[probe][1])
-        if state.spent.calls - state.on_controls >= budget:
-            return
+        best_first = sorted(wanted, key=lambda name: -wanted[name][0])[: config.probes_a_round]
+        for probe in best_first:
+            if wanted[probe][0] >= 0.5 * wanted[best_first[0]][0]:
+                state.run(probe, wanted[probe][1])
+            if state.spent.calls - state.on_controls >= budget:
+                return
 
 
 def _wanted(state: _Probing, rules: RulesConfig) -> dict[str, tuple[float, Ints]]:

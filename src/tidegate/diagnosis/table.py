@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -84,13 +85,13 @@ class ProbeTable:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
+    @cached_property
     def flagged(self) -> npt.NDArray[np.bool_]:
         """Whether each item was flagged; an item without a score was not."""
         flagged: npt.NDArray[np.bool_] = np.nan_to_num(self.scores, nan=-np.inf) >= self.thresholds
         return flagged
 
-    @property
+    @cached_property
     def errors(self) -> npt.NDArray[np.bool_]:
         """Whether each item's verdict differs from its label; failed items count as wrong, whatever their label."""
         wrong: npt.NDArray[np.bool_] = (self.flagged != (self.labels == 1)) | np.isnan(self.scores)
