@@ -40,6 +40,8 @@ class Seen:
     """A matched harmless clip, decoded alike."""
     truth: Mapping[str, Any] = field(default_factory=dict)
     """What is truly in the clip, where it is known."""
+    recognised: TextSpan | None = None
+    """What a speech recogniser made of the audio."""
     seed: int = 0
     """Of noise and order."""
 
@@ -224,6 +226,14 @@ def _words(seen: Seen, *, translated: bool, speech: bool, writing: bool) -> list
     return [replace(_plain(seen), texts=(*kept, *spans))]
 
 
+def _recognised(seen: Seen) -> list[Clip]:
+    """The recogniser's transcript as a text, where it made something of the audio."""
+    if seen.recognised is None:
+        return []
+    clip = _plain(seen)
+    return [replace(clip, texts=(*clip.texts, seen.recognised))]
+
+
 def _in_english(words: Mapping[str, Any]) -> str | None:
     """The parallel line of the lexicon; None for words that are not of the synthetic corpus."""
     try:
@@ -245,6 +255,7 @@ CHANGES: Mapping[str, Callable[[Seen], list[Clip]]] = {
     "text_only": _only("text", "vision", "audio"),
     "text_gold": lambda seen: _words(seen, translated=False, speech=False, writing=True),
     "transcript_gold": lambda seen: _words(seen, translated=False, speech=True, writing=False),
+    "transcript_recognised": _recognised,
     "translated_gold": lambda seen: _words(seen, translated=True, speech=True, writing=True),
     "frames_more": _more,
     "frames_window": _window,
@@ -255,8 +266,8 @@ CHANGES: Mapping[str, Callable[[Seen], list[Clip]]] = {
     "noise_strong": _noisy(35.0, 5.0),
 }
 """Probe → the clips that are scored instead. Absent: ``resolution_up`` (a stage's input size is fixed; ``crops`` shows
-detail), ``policy_other`` (a checkpoint knows one policy), what needs a recogniser or translator, and ``retry``, which
-decodes anew."""
+detail), ``policy_other`` (a checkpoint knows one policy), what needs a translator, and ``retry``, which decodes
+anew."""
 
 
 def changed(seen: Seen, probe: str | None) -> list[Clip]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +25,16 @@ import numpy.typing as npt
 from tidegate.corpus.manifest import Entry
 from tidegate.diagnosis.clip_changes import CHANGES, DENSE, Seen, changed, spread_frames
 from tidegate.diagnosis.content import Content, content_of
+from tidegate.diagnosis.recognised import Transcripts
 from tidegate.diagnosis.score_table import slices_of
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.errors import MediaError, UsageError
 from tidegate.media import DecoderPool, Limits
 from tidegate.models.scoring import ClassifierStage
-from tidegate.types import Clip, ClipRequest
+from tidegate.types import Clip, ClipRequest, TextSpan
+
+if TYPE_CHECKING:
+    from tidegate.models.recogniser import Recogniser
 
 __all__ = ["AsIs", "ClipScorer", "Deciding"]
 
@@ -78,17 +82,22 @@ class _Scored:
 
 
 class ClipScorer:
-    """Scores entries of a manifest under probes. Use it in a ``with`` block: it holds decoding processes."""
+    """Scores entries of a manifest under probes. Use it in a ``with`` block: it holds decoding processes.
+
+    ``recogniser``: what ``transcript_recognised`` hears with; None: that probe is not offered.
+    """
 
     def __init__(self, entries: Sequence[Entry], deciding: Deciding, cache: Path, *, workers: int = 2,
                  limits: Limits | None = None, max_held_bytes: int = 512 * 2**20,
-                 progress: Progress | None = None) -> None:
+                 recogniser: Recogniser | None = None, progress: Progress | None = None) -> None:
         if not entries:
             raise UsageError("expected labelled entries to score, got none")
         self._entries, self._deciding, self._progress = tuple(entries), deciding, progress
         self._issue = deciding.large.issue
         self._pool = DecoderPool(workers=workers, limits=limits or Limits())
         self._threads = ThreadPoolExecutor(workers)
+        heard = deciding.request.max_audio_seconds
+        self._transcripts = None if recogniser is None else Transcripts(recogniser, self._pool, cache, seconds=heard)
         self._folder = cache / deciding.identity
         self._folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, dict[str, _Scored]] = {}
@@ -103,10 +112,14 @@ class ClipScorer:
         left_out = set() if self._deciding.base is not None else {"force_full"}
         if not truths:
             left_out |= {"text_gold", "transcript_gold", "translated_gold"}
+        if self._transcripts is None:
+            left_out |= {"transcript_recognised"}
         return frozenset(set(CHANGES) - left_out)
 
     def score(self, rows: npt.NDArray[np.int64], probe: str) -> Floats:
         """Scores of the rows under a probe; NaN where it does not apply or the video does not decode."""
+        if probe != AsIs and probe not in self.probes:
+            raise UsageError(f"expected a probe among {sorted(self.probes)}, got {probe!r}")
         known = self._known.setdefault(probe, self._read(probe))
         left = [int(row) for row in rows if self._entries[int(row)].video_id not in known]
         size = 4 * self._deciding.large.batch_size
@@ -148,7 +161,8 @@ class ClipScorer:
         return known
 
     def _file(self, probe: str) -> Path:
-        return self._folder / f"{probe or 'as-is'}.jsonl"
+        by = "" if probe != "transcript_recognised" or self._transcripts is None else f"@{self._transcripts.identity}"
+        return self._folder / f"{probe or 'as-is'}{by}.jsonl"
 
     def _keep(self, probe: str, rows: Sequence[int], scored: Sequence[_Scored]) -> None:
         with self._file(probe).open("a", encoding="utf-8") as file:
@@ -163,6 +177,9 @@ class ClipScorer:
                                         texts=entry.texts, context=entry.context)[1]
         except MediaError as error:
             return error
+
+    def _transcript(self, row: int) -> TextSpan | None:
+        return None if self._transcripts is None else self._transcripts.of(self._entries[row])
 
     def _clips_of(self, rows: Sequence[int]) -> dict[int, Clip | MediaError]:
         """Decoded clips of rows; those used last stay in memory up to the limit."""
@@ -191,6 +208,7 @@ class ClipScorer:
             donor = clips.get(self._donors[row])
             seen = Seen(clip=clip, num_frames=self._deciding.large.request.num_frames,
                         donor=donor if isinstance(donor, Clip) else None, truth=self._entries[row].truth,
+                        recognised=self._transcript(row) if probe == "transcript_recognised" else None,
                         seed=zlib.crc32(self._entries[row].video_id.encode()))
             jobs += [(place, one) for one in changed(seen, probe)]
             if probe is None:

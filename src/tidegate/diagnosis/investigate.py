@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from tidegate.diagnosis.table import ProbeTable
 from tidegate.diagnosis.transfer import shipped_ratios
 from tidegate.errors import DependencyMissing, ManifestError, UsageError
 
+if TYPE_CHECKING:
+    from tidegate.models.recogniser import Recogniser
+
 __all__ = ["Investigated", "InvestigationConfig", "deciding_of", "investigate"]
 
 
@@ -50,6 +54,9 @@ class InvestigationConfig:
     """Splits of the manifest; ``all`` takes every labelled entry."""
     issue: str = "icd"
     """Label to judge by."""
+    recogniser: str | None = None
+    """Whisper checkpoint (model hub id or folder) that the probe ``transcript_recognised`` hears with; None: no such
+    probe."""
     reference_items: int = 0
     """Training videos that are decoded to know how far an item is from them; 0: novelty and leakage are not judged."""
     p_base: str = "20"
@@ -113,6 +120,8 @@ def _entries(manifest: Manifest, config: InvestigationConfig) -> list[Entry]:
 
 def investigate(config: InvestigationConfig, *, progress: Progress | None = None) -> Investigated:
     """Diagnose a run and write everything about it into ``config.out``."""
+    if config.recogniser is not None and (config.models is None or config.data is None):
+        raise UsageError("expected --models and --data beside --recogniser, whose probe scores clips; one is missing")
     manifest = None if config.data is None else read_manifest(config.data)
     entries = [] if manifest is None else _entries(manifest, config)
     notices: list[str] = []
@@ -120,7 +129,7 @@ def investigate(config: InvestigationConfig, *, progress: Progress | None = None
     if config.models is not None and manifest is not None:
         cache = config.cache or config.out / "probe-scores"
         with ClipScorer(entries, deciding_of(config.models, config.p_base), cache, workers=config.workers,
-                        progress=progress) as scorer:
+                        recogniser=_recogniser(config), progress=progress) as scorer:
             own = scorer.table()
             if table is not None:
                 notices.append(_agreement(table, own))
@@ -133,6 +142,15 @@ def investigate(config: InvestigationConfig, *, progress: Progress | None = None
         raise UsageError("expected --run, or --models and --data; got neither")
     shown, more = _shown(entries, diagnosis, config.workers)
     return _written(config, diagnosis, judged_by, shown, [*notices, *more])
+
+
+def _recogniser(config: InvestigationConfig) -> Recogniser | None:
+    """Loaded, and its code imported, only where one is asked for."""
+    if config.recogniser is None:
+        return None
+    from tidegate.models.recogniser import load_recogniser
+
+    return load_recogniser(config.recogniser)
 
 
 def _agreement(given: ProbeTable, own: ProbeTable) -> str:

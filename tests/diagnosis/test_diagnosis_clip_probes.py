@@ -1,0 +1,142 @@
+"""Probes on clips that need more than the clip: a recogniser, another decoding, another policy, a second probe."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
+
+from tidegate.corpus.manifest import Entry
+from tidegate.diagnosis.clip_changes import Seen, changed
+from tidegate.diagnosis.clip_scorer import AsIs, ClipScorer, Deciding
+from tidegate.diagnosis.investigate import InvestigationConfig, investigate
+from tidegate.errors import CheckpointError, UsageError
+from tidegate.media import encode_video, read_clip
+from tidegate.models import preset
+from tidegate.models.recogniser import load_recogniser
+from tidegate.types import AudioChunk, TextSpan
+
+WORDS = ["petrol", "bottle", "market", "garden", "river", "window"]
+
+
+def save_whisper(folder):
+    """A random recogniser of six words, written as the hub would hold it."""
+    torch.manual_seed(0)
+    vocabulary = {f"Ġ{word}": number for number, word in enumerate(WORDS)} | {"<|endoftext|>": len(WORDS)}
+    end = len(WORDS)
+    config = WhisperConfig(
+        vocab_size=end + 1, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_mel_bins=32, max_source_positions=50,
+        max_target_positions=16, decoder_start_token_id=end, bos_token_id=end, eos_token_id=end, pad_token_id=end,
+        suppress_tokens=None, begin_suppress_tokens=[end],
+    )
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config.max_length = 4
+    model.generation_config.begin_suppress_tokens = [end]
+    model.save_pretrained(folder)
+    extractor = WhisperFeatureExtractor(feature_size=32, chunk_length=1)
+    WhisperProcessor(extractor, WhisperTokenizer(vocab=vocabulary, merges=[])).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory):
+    return save_whisper(tmp_path_factory.mktemp("whisper"))
+
+
+def make_entry(folder, number, *, level=120, audio=True, seconds=2):
+    pixels = np.random.default_rng(number).integers(level - 20, level + 20, (12 * seconds, 64, 96, 3)).astype(np.uint8)
+    tone = np.sin(np.arange(16000 * seconds, dtype=np.float32) * (0.05 + 0.01 * number)) * 0.3
+    sound = AudioChunk(samples=tone.astype(np.float32), sample_rate_hz=16000) if audio else None
+    path = folder / f"{number}.mp4"
+    encode_video(path, pixels, 12, sound)
+    return Entry(video_id=f"v{number}", path=path, labels={"icd": number % 2}, language="en", source_id=f"s{number}",
+                 texts=(TextSpan("title", "a title", "en"),))
+
+
+def test_recognised_words_reach_the_models_prompt(tmp_path, whisper):
+    entry, stage = make_entry(tmp_path, 1), preset("tiny").load_stage("large")
+    deciding = Deciding(large=stage, threshold=0.5)
+    clip = read_clip(entry.path, deciding.request, video_id="v1", texts=entry.texts)[1]
+    text = load_recogniser(str(whisper))(clip.audio)
+    assert set(text.split()) <= set(WORDS)
+    assert text
+    span = TextSpan("transcript", text, "en")
+    shown = changed(Seen(clip=clip, num_frames=stage.request.num_frames, recognised=span), "transcript_recognised")
+    batch = stage.processor.collate(stage.processor.features(shown))
+    prompt = stage.processor.tokenizer.decode(batch.token_ids_BL[0].tolist())
+    assert f"transcript[en]: {text}\n" in prompt
+    with ClipScorer([entry], deciding, tmp_path / "cache", workers=1, recogniser=load_recogniser(str(whisper))) as own:
+        heard = own.score(np.array([0]), "transcript_recognised")
+    assert heard[0] == pytest.approx(stage(shown)[0].value, abs=1e-5)
+    assert heard[0] != stage(changed(Seen(clip=clip, num_frames=stage.request.num_frames), None))[0].value
+
+
+def test_each_clip_is_heard_once_and_a_silent_one_has_no_score(tmp_path, whisper):
+    entries = [make_entry(tmp_path, 1), make_entry(tmp_path, 2, audio=False)]
+    stage = preset("tiny").load_stage("large")
+    for threshold in (0.5, 0.6):
+        recogniser = load_recogniser(str(whisper))
+        deciding = Deciding(large=stage, threshold=threshold)
+        with ClipScorer(entries, deciding, tmp_path / "cache", workers=1, recogniser=recogniser) as scorer:
+            scores = scorer.score(np.arange(2), "transcript_recognised")
+            scorer.score(np.arange(2), "transcript_recognised")
+        assert np.isnan(scores).tolist() == [False, True]
+    files = list((tmp_path / "cache").glob("transcripts-*.jsonl"))
+    assert len(files) == 1
+    assert len(files[0].read_text().splitlines()) == 2
+
+
+def test_another_recogniser_starts_another_file_and_has_other_scores_kept(tmp_path, whisper):
+    other = save_whisper(tmp_path / "other")
+    model = WhisperForConditionalGeneration.from_pretrained(other)
+    model.generation_config.max_length = 3
+    model.save_pretrained(other)
+    entry, stage = make_entry(tmp_path, 1), preset("tiny").load_stage("large")
+    for folder in (whisper, other):
+        with ClipScorer([entry], Deciding(large=stage, threshold=0.5), tmp_path / "cache", workers=1,
+                        recogniser=load_recogniser(str(folder))) as scorer:
+            scorer.score(np.array([0]), "transcript_recognised")
+    assert len(list((tmp_path / "cache").glob("transcripts-*.jsonl"))) == 2
+    assert len(list((tmp_path / "cache").glob("*/transcript_recognised@*.jsonl"))) == 2
+
+
+def test_longer_audio_is_heard_window_by_window(whisper):
+    recogniser = load_recogniser(str(whisper))
+    samples = np.random.default_rng(0).normal(0, 0.1, 24000).astype(np.float32)
+    both = recogniser(AudioChunk(samples=samples, sample_rate_hz=16000))
+    first, second = (recogniser(AudioChunk(samples=part, sample_rate_hz=16000)) for part in np.split(samples, [16000]))
+    assert both == f"{first} {second}".strip()
+
+
+def test_without_a_recogniser_its_probe_is_not_offered_and_its_code_not_imported(tmp_path):
+    entry, stage = make_entry(tmp_path, 1), preset("tiny").load_stage("large")
+    with ClipScorer([entry], Deciding(large=stage, threshold=0.5), tmp_path / "cache", workers=1) as scorer:
+        assert "transcript_recognised" not in scorer.probes
+        with pytest.raises(UsageError, match="expected a probe among"):
+            scorer.score(np.array([0]), "transcript_recognised")
+        assert np.isfinite(scorer.score(np.array([0]), AsIs)).all()
+    code = ("import sys, tidegate.diagnosis.investigate, tidegate.models.avlm\n"
+            "print('tidegate.models.recogniser' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_recogniser_that_is_none_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_recogniser(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match="expected a checkpoint of model_type 'whisper'"):
+        load_recogniser(str(tmp_path))
+    with pytest.raises(UsageError, match="--models and --data beside --recogniser"):
+        investigate(InvestigationConfig(out=tmp_path, run=tmp_path / "x.csv", recogniser="some/whisper"))
