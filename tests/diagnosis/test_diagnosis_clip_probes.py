@@ -20,8 +20,9 @@ from tidegate.corpus.manifest import Entry
 from tidegate.diagnosis.clip_changes import Seen, changed
 from tidegate.diagnosis.clip_scorer import AsIs, ClipScorer, Deciding
 from tidegate.diagnosis.investigate import InvestigationConfig, investigate
+from tidegate.diagnosis.retrying import widened
 from tidegate.errors import CheckpointError, UsageError
-from tidegate.media import encode_video, read_clip
+from tidegate.media import Limits, encode_video, read_clip
 from tidegate.models import preset
 from tidegate.models.recogniser import load_recogniser
 from tidegate.types import AudioChunk, TextSpan
@@ -140,3 +141,24 @@ def test_a_recogniser_that_is_none_is_refused(tmp_path):
         load_recogniser(str(tmp_path))
     with pytest.raises(UsageError, match="--models and --data beside --recogniser"):
         investigate(InvestigationConfig(out=tmp_path, run=tmp_path / "x.csv", recogniser="some/whisper"))
+
+
+def test_a_clip_over_a_tight_limit_gets_its_score_by_a_retry_and_no_other_has_one(tmp_path):
+    entries = [make_entry(tmp_path, number, seconds=seconds) for number, seconds in enumerate((1, 3, 9))]
+    stage, tight = preset("tiny").load_stage("large"), Limits(max_duration_seconds=1.5)
+    deciding = Deciding(large=stage, threshold=0.5)
+    with ClipScorer(entries, deciding, tmp_path / "tight", workers=1, limits=tight) as scorer:
+        retried = scorer.score(np.arange(3), "retry")
+        table = scorer.table()
+    with ClipScorer(entries, deciding, tmp_path / "wide", workers=1) as scorer:
+        plain = scorer.score(np.arange(3), AsIs)
+    assert np.isnan(table.scores).tolist() == [False, True, True]
+    assert table.notes.tolist() == ["", "limit_exceeded", "limit_exceeded"]
+    assert np.isnan(retried).tolist() == [True, False, True]
+    assert retried[1] == pytest.approx(plain[1], abs=1e-6)
+
+
+def test_a_retry_has_every_limit_wider():
+    before = Limits()
+    after = widened(before)
+    assert all(getattr(after, name) > value for name, value in vars(before).items())

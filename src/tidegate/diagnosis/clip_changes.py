@@ -266,8 +266,8 @@ CHANGES: Mapping[str, Callable[[Seen], list[Clip]]] = {
     "noise_strong": _noisy(35.0, 5.0),
 }
 """Probe → the clips that are scored instead. Absent: ``resolution_up`` (a stage's input size is fixed; ``crops`` shows
-detail), ``policy_other`` (a checkpoint knows one policy), what needs a translator, and ``retry``, which decodes
-anew."""
+detail), ``policy_other`` (a checkpoint knows one policy), what needs a translator, and ``retry``, which decodes anew
+(``retrying``)."""
 
 
 def changed(seen: Seen, probe: str | None) -> list[Clip]:

@@ -26,6 +26,7 @@ from tidegate.corpus.manifest import Entry
 from tidegate.diagnosis.clip_changes import CHANGES, DENSE, Seen, changed, spread_frames
 from tidegate.diagnosis.content import Content, content_of
 from tidegate.diagnosis.recognised import Transcripts
+from tidegate.diagnosis.retrying import decoded_again
 from tidegate.diagnosis.score_table import slices_of
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.errors import MediaError, UsageError
@@ -94,7 +95,8 @@ class ClipScorer:
             raise UsageError("expected labelled entries to score, got none")
         self._entries, self._deciding, self._progress = tuple(entries), deciding, progress
         self._issue = deciding.large.issue
-        self._pool = DecoderPool(workers=workers, limits=limits or Limits())
+        self._limits = limits or Limits()
+        self._pool = DecoderPool(workers=workers, limits=self._limits)
         self._threads = ThreadPoolExecutor(workers)
         heard = deciding.request.max_audio_seconds
         self._transcripts = None if recogniser is None else Transcripts(recogniser, self._pool, cache, seconds=heard)
@@ -114,7 +116,7 @@ class ClipScorer:
             left_out |= {"text_gold", "transcript_gold", "translated_gold"}
         if self._transcripts is None:
             left_out |= {"transcript_recognised"}
-        return frozenset(set(CHANGES) - left_out)
+        return frozenset((set(CHANGES) | {"retry"}) - left_out)
 
     def score(self, rows: npt.NDArray[np.int64], probe: str) -> Floats:
         """Scores of the rows under a probe; NaN where it does not apply or the video does not decode."""
@@ -125,7 +127,7 @@ class ClipScorer:
         size = 4 * self._deciding.large.batch_size
         for start in range(0, len(left), size):
             batch = left[start : start + size]
-            self._keep(probe, batch, self._scored(batch, probe or None))
+            self._keep(probe, batch, self._retried(batch) if probe == "retry" else self._scored(batch, probe or None))
             if self._progress is not None:
                 self._progress(probe or "as it is", min(start + size, len(left)), len(left))
         found = [known[self._entries[int(row)].video_id].score for row in rows]
@@ -214,6 +216,23 @@ class ClipScorer:
             if probe is None:
                 found[place].content = content_of(spread_frames(clip, self._deciding.large.request.num_frames))
         self._decide(jobs, found, forced=probe == "force_full")
+        return found
+
+    def _retried(self, rows: Sequence[int]) -> list[_Scored]:
+        """Decode again what has a note or no score; of all others there is nothing to retry."""
+        self.score(np.asarray(rows), AsIs)
+        found, jobs = [_Scored(score=None) for _ in rows], []
+        for place, row in enumerate(rows):
+            entry = self._entries[row]
+            first = self._known[AsIs][entry.video_id]
+            if first.score is not None and not first.note:
+                continue
+            clip = decoded_again(entry, self._deciding.request, self._limits)
+            if isinstance(clip, MediaError):
+                found[place].note = clip.code
+            else:
+                jobs.append((place, spread_frames(clip, self._deciding.large.request.num_frames, DENSE // 2)))
+        self._decide(jobs, found, forced=False)
         return found
 
     def _decide(self, jobs: Sequence[tuple[int, Clip]], found: list[_Scored], *, forced: bool) -> None:

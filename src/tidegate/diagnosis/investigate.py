@@ -176,7 +176,8 @@ def _reference(manifest: Manifest, config: InvestigationConfig, cache: Path, pro
 
 def _diagnosed(table: ProbeTable, scorer: ClipScorer | None, train: Reference | None,
                config: InvestigationConfig) -> tuple[Diagnosis, str]:
-    classifier, judged_by = judge_of(config.judge, table, frozenset() if scorer is None else scorer.probes)
+    scorable = frozenset() if scorer is None else scorer.probes - {"retry"}  # which nearly no item has a score under
+    classifier, judged_by = judge_of(config.judge, table, scorable)
     settings = DiagnosisConfig(probing=config.probing, seed=config.seed)
     return diagnose(table, scorer, train=train, classifier=classifier, config=settings), judged_by
 
