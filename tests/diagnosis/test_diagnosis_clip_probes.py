@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +22,12 @@ from transformers import (
 
 from tidegate.corpus.manifest import Entry
 from tidegate.diagnosis.clip_changes import Seen, changed
-from tidegate.diagnosis.clip_scorer import AsIs, ClipScorer, Deciding
-from tidegate.diagnosis.investigate import InvestigationConfig, investigate
+from tidegate.diagnosis.clip_scorer import AsIs, ClipScorer, Deciding, _on_scale
+from tidegate.diagnosis.investigate import InvestigationConfig, investigate, large_of
 from tidegate.diagnosis.retrying import widened
 from tidegate.errors import CheckpointError, UsageError
 from tidegate.media import Limits, encode_video, read_clip
-from tidegate.models import preset
+from tidegate.models import PRESETS, preset
 from tidegate.models.recogniser import load_recogniser
 from tidegate.types import AudioChunk, TextSpan
 
@@ -162,3 +166,57 @@ def test_a_retry_has_every_limit_wider():
     before = Limits()
     after = widened(before)
     assert all(getattr(after, name) > value for name, value in vars(before).items())
+
+
+def other_policy(folder, threshold):
+    """The tiny large stage as if another policy had set its threshold."""
+    shutil.copytree(PRESETS["tiny"].large.folder, folder / "large")
+    file = folder / "large" / "thresholds.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"flag_threshold": threshold}))
+    return large_of(str(folder))
+
+
+def test_another_policy_is_held_against_its_own_threshold_and_flagged_means_flagged(tmp_path):
+    entries = [make_entry(tmp_path, number) for number in range(3)]
+    stage = preset("tiny").load_stage("large")
+    deciding = Deciding(large=stage, threshold=0.5)
+    with ClipScorer(entries, deciding, tmp_path / "cache", workers=1) as scorer:
+        plain = scorer.score(np.arange(3), AsIs)
+        assert "policy_other" not in scorer.probes
+    between = float(np.sort(plain)[1])
+    for name, threshold in (("low", 1e-4), ("between", between), ("high", 0.9999)):
+        other = other_policy(tmp_path / name, threshold)
+        with ClipScorer(entries, deciding, tmp_path / "cache", workers=1, other=other) as scorer:
+            judged = scorer.score(np.arange(3), "policy_other")
+        assert ((judged >= 0.5) == (plain >= threshold)).all()
+        assert (np.argsort(judged) == np.argsort(plain)).all()
+
+
+def test_what_the_base_stage_stops_no_other_policy_sees(tmp_path):
+    entries = [make_entry(tmp_path, 1)]
+    stage = preset("tiny").load_stage("large")
+    deciding = Deciding(large=stage, threshold=0.5, base=preset("tiny").load_stage("base"), tau=0.999999)
+    other = other_policy(tmp_path / "low", 1e-5)
+    with ClipScorer(entries, deciding, tmp_path / "cache", workers=1, other=other) as scorer:
+        assert scorer.score(np.array([0]), "policy_other") == scorer.score(np.array([0]), AsIs)
+
+
+@pytest.mark.parametrize(("own", "threshold"), [(0.5, 0.5), (0.03, 0.9), (0.97, 0.2), (0.3, 0.30000000000000004)])
+def test_scores_on_the_runs_scale_keep_their_verdict_and_their_order(own, threshold):
+    values = np.unique([*np.linspace(0, 1, 301), own, np.nextafter(own, 0), np.nextafter(own, 1)])
+    moved = np.asarray([_on_scale(float(value), own, threshold) for value in values])
+    assert ((moved >= threshold) == (values >= own)).all()
+    assert (np.diff(moved) >= 0).all()
+
+
+def test_another_policys_stage_that_wants_more_or_scores_another_issue_is_refused(tmp_path):
+    entry, stage = make_entry(tmp_path, 1), preset("tiny").load_stage("large")
+    deciding, other = Deciding(large=stage, threshold=0.5), Deciding(large=stage, threshold=0.5)
+    config = dataclasses.replace(stage.processor.config, num_frames=5 * stage.request.num_frames)
+    greedy = dataclasses.replace(stage, processor=type(stage.processor)(config, stage.processor.tokenizer))
+    elsewhere = SimpleNamespace(issue="ucc", request=stage.request)
+    for found, said in ((greedy, "at most num_frames"), (elsewhere, "for 'icd', as the run's, found one for 'ucc'")):
+        with pytest.raises(UsageError, match=said):
+            ClipScorer([entry], deciding, tmp_path / "cache", other=dataclasses.replace(other, large=found))
+    with pytest.raises(UsageError, match="expected a preset among"):
+        large_of("no such thing")

@@ -102,7 +102,7 @@ def test_each_change_changes_what_it_says_and_is_repeatable(probe):
            "text_drop": {"text"}, "audio_only": {"vision", "text"}, "vision_only": {"audio", "text"},
            "text_only": {"vision", "audio"}, "text_gold": {"text"}, "transcript_gold": {"text"},
            "transcript_recognised": {"text"},
-           "translated_gold": {"text"}, "force_full": set(), "crops": set()}
+           "translated_gold": {"text"}, "force_full": set(), "policy_other": set(), "crops": set()}
     expected = own.get(probe, {"vision"} if probe.startswith("frames") else {"vision", "audio"})
     assert {name for name, kept in same.items() if not kept} == expected
 

@@ -245,6 +245,7 @@ def _in_english(words: Mapping[str, Any]) -> str | None:
 CHANGES: Mapping[str, Callable[[Seen], list[Clip]]] = {
     "null": _null,
     "force_full": lambda seen: [_plain(seen)],
+    "policy_other": lambda seen: [_plain(seen)],
     "audio_swap": _from_donor("audio"),
     "audio_mute": _without(audio=None),
     "vision_swap": _from_donor("vision"),
@@ -265,9 +266,9 @@ CHANGES: Mapping[str, Callable[[Seen], list[Clip]]] = {
     "noise_mild": _noisy(10.0, 20.0),
     "noise_strong": _noisy(35.0, 5.0),
 }
-"""Probe → the clips that are scored instead. Absent: ``resolution_up`` (a stage's input size is fixed; ``crops`` shows
-detail), ``policy_other`` (a checkpoint knows one policy), what needs a translator, and ``retry``, which decodes anew
-(``retrying``)."""
+"""Probe → the clips that are scored instead. ``force_full`` and ``policy_other`` change who judges, not what is seen.
+Absent: ``resolution_up`` (a stage's input size is fixed; ``crops`` shows detail), what needs a translator, and
+``retry``, which decodes anew (``retrying``)."""
 
 
 def changed(seen: Seen, probe: str | None) -> list[Clip]:

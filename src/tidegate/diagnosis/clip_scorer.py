@@ -82,19 +82,42 @@ class _Scored:
     content: dict[str, Any] = field(default_factory=dict)
 
 
+def _expect_alike(deciding: Deciding, other: Deciding) -> None:
+    """Refuse a stage of another policy version that wants what is not decoded for the run's own."""
+    has, wants = deciding.request, other.large.request
+    if other.large.issue != deciding.large.issue:
+        raise UsageError(f"expected a stage of another policy version for {deciding.large.issue!r}, as the run's, "
+                         f"found one for {other.large.issue!r}")
+    too_much = {
+        "num_frames": wants.num_frames > has.num_frames, "audio": wants.audio and not has.audio,
+        "exact": wants.exact and not has.exact,
+        "max_audio_seconds": wants.audio and wants.max_audio_seconds > has.max_audio_seconds,
+        "long_edge_pixels": has.long_edge_pixels is not None and (
+            wants.long_edge_pixels is None or wants.long_edge_pixels > has.long_edge_pixels),
+    }
+    if name := next((name for name, over in too_much.items() if over), None):
+        raise UsageError(f"expected a stage of another policy version that wants at most {name} {getattr(has, name)}, "
+                         f"as is decoded for the run's own, found one that wants {getattr(wants, name)}")
+
+
 class ClipScorer:
     """Scores entries of a manifest under probes. Use it in a ``with`` block: it holds decoding processes.
 
-    ``recogniser``: what ``transcript_recognised`` hears with; None: that probe is not offered.
+    ``recogniser``: what ``transcript_recognised`` hears with; ``other``: the large stage of another policy version and
+    its threshold, for ``policy_other``. None: that probe is not offered.
     """
 
     def __init__(self, entries: Sequence[Entry], deciding: Deciding, cache: Path, *, workers: int = 2,
                  limits: Limits | None = None, max_held_bytes: int = 512 * 2**20,
-                 recogniser: Recogniser | None = None, progress: Progress | None = None) -> None:
+                 recogniser: Recogniser | None = None, other: Deciding | None = None,
+                 progress: Progress | None = None) -> None:
         if not entries:
             raise UsageError("expected labelled entries to score, got none")
         self._entries, self._deciding, self._progress = tuple(entries), deciding, progress
         self._issue = deciding.large.issue
+        if other is not None:
+            _expect_alike(deciding, other)
+        self._other = other
         self._limits = limits or Limits()
         self._pool = DecoderPool(workers=workers, limits=self._limits)
         self._threads = ThreadPoolExecutor(workers)
@@ -116,6 +139,8 @@ class ClipScorer:
             left_out |= {"text_gold", "transcript_gold", "translated_gold"}
         if self._transcripts is None:
             left_out |= {"transcript_recognised"}
+        if self._other is None:
+            left_out |= {"policy_other"}
         return frozenset((set(CHANGES) | {"retry"}) - left_out)
 
     def score(self, rows: npt.NDArray[np.int64], probe: str) -> Floats:
@@ -163,7 +188,8 @@ class ClipScorer:
         return known
 
     def _file(self, probe: str) -> Path:
-        by = "" if probe != "transcript_recognised" or self._transcripts is None else f"@{self._transcripts.identity}"
+        tools = {"transcript_recognised": self._transcripts, "policy_other": self._other}
+        by = "".join(f"@{tool.identity}" for name, tool in tools.items() if tool is not None and name == probe)
         return self._folder / f"{probe or 'as-is'}{by}.jsonl"
 
     def _keep(self, probe: str, rows: Sequence[int], scored: Sequence[_Scored]) -> None:
@@ -208,14 +234,14 @@ class ClipScorer:
                 found[place].note = clip.code
                 continue
             donor = clips.get(self._donors[row])
-            seen = Seen(clip=clip, num_frames=self._deciding.large.request.num_frames,
+            seen = Seen(clip=clip, num_frames=self._judge(probe).large.request.num_frames,
                         donor=donor if isinstance(donor, Clip) else None, truth=self._entries[row].truth,
                         recognised=self._transcript(row) if probe == "transcript_recognised" else None,
                         seed=zlib.crc32(self._entries[row].video_id.encode()))
             jobs += [(place, one) for one in changed(seen, probe)]
             if probe is None:
                 found[place].content = content_of(spread_frames(clip, self._deciding.large.request.num_frames))
-        self._decide(jobs, found, forced=probe == "force_full")
+        self._decide(jobs, found, probe)
         return found
 
     def _retried(self, rows: Sequence[int]) -> list[_Scored]:
@@ -232,13 +258,17 @@ class ClipScorer:
                 found[place].note = clip.code
             else:
                 jobs.append((place, spread_frames(clip, self._deciding.large.request.num_frames, DENSE // 2)))
-        self._decide(jobs, found, forced=False)
+        self._decide(jobs, found, "retry")
         return found
 
-    def _decide(self, jobs: Sequence[tuple[int, Clip]], found: list[_Scored], *, forced: bool) -> None:
+    def _judge(self, probe: str | None) -> Deciding:
+        """Whose large stage is asked."""
+        return self._other if self._other is not None and probe == "policy_other" else self._deciding
+
+    def _decide(self, jobs: Sequence[tuple[int, Clip]], found: list[_Scored], probe: str | None) -> None:
         """Fill in scores; of several clips of an item the highest counts."""
-        deciding, left = self._deciding, list(jobs)
-        if deciding.base is not None and not forced:
+        deciding, judge, left = self._deciding, self._judge(probe), list(jobs)
+        if deciding.base is not None and probe != "force_full":
             asked = deciding.base.request.num_frames
             values = [s.value for s in deciding.base([spread_frames(clip, asked) for _, clip in jobs])]
             left = []
@@ -249,9 +279,11 @@ class ClipScorer:
                 if value >= deciding.tau:
                     left.append((place, clip))
                 else:
-                    _raise_to(one, _stopped(value, deciding.tau, deciding.threshold))
-        for (place, _), score in zip(left, deciding.large([clip for _, clip in left]), strict=True):
-            _raise_to(found[place], score.value)
+                    _raise_to(one, _on_scale(value, deciding.tau, deciding.threshold))
+        for (place, _), score in zip(left, judge.large([clip for _, clip in left]), strict=True):
+            same = judge is deciding
+            value = score.value if same else _on_scale(score.value, judge.threshold, deciding.threshold)
+            _raise_to(found[place], value)
 
     def close(self) -> None:
         """End the decoding processes."""
@@ -276,14 +308,16 @@ def _raise_to(one: _Scored, value: float) -> None:
     one.score = value if one.score is None else max(one.score, value)
 
 
-def _stopped(base: float, tau: float, threshold: float) -> float:
-    """A score as far below the threshold, in log-odds, as the base score lay below tau."""
+def _on_scale(value: float, own: float, threshold: float) -> float:
+    """A score as far from the run's threshold, in log-odds, as it lay from its own; flagged stays flagged."""
     def odds(p: float) -> float:
         inside = min(max(p, 1e-6), 1 - 1e-6)
         return float(np.log(inside / (1 - inside)))
 
-    distance = min(odds(base) - odds(tau), -1e-3)
-    return float(1.0 / (1.0 + np.exp(-(odds(threshold) + distance))))
+    flagged, distance = value >= own, odds(value) - odds(own)
+    distance = max(distance, 0.0) if flagged else min(distance, -1e-3)
+    moved = float(1.0 / (1.0 + np.exp(-(odds(threshold) + distance))))
+    return max(moved, threshold) if flagged else moved
 
 
 def _donors(entries: Sequence[Entry], issue: str) -> dict[int, int]:
