@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageFilter
 from transformers import (
     WhisperConfig,
     WhisperFeatureExtractor,
@@ -19,12 +20,15 @@ from transformers import (
     WhisperProcessor,
     WhisperTokenizer,
 )
+from typer.testing import CliRunner
 
-from tidegate.corpus.manifest import Entry
-from tidegate.diagnosis.clip_changes import Seen, changed
+from tidegate.cli import app
+from tidegate.corpus.manifest import Entry, Manifest, write_manifest
+from tidegate.diagnosis.clip_changes import DENSE, Seen, changed, composes, spread_frames
 from tidegate.diagnosis.clip_scorer import AsIs, ClipScorer, Deciding, _on_scale
 from tidegate.diagnosis.investigate import InvestigationConfig, investigate, large_of
 from tidegate.diagnosis.retrying import widened
+from tidegate.diagnosis.score_table import read_scores
 from tidegate.errors import CheckpointError, UsageError
 from tidegate.media import Limits, encode_video, read_clip
 from tidegate.models import PRESETS, preset
@@ -220,3 +224,99 @@ def test_another_policys_stage_that_wants_more_or_scores_another_issue_is_refuse
             ClipScorer([entry], deciding, tmp_path / "cache", other=dataclasses.replace(other, large=found))
     with pytest.raises(UsageError, match="expected a preset among"):
         large_of("no such thing")
+
+
+def dense_clip(folder):
+    deciding = Deciding(large=preset("tiny").load_stage("large"), threshold=0.5)
+    entry = make_entry(folder, 3)
+    return entry, deciding, read_clip(entry.path, deciding.request, video_id="v3", texts=entry.texts)[1]
+
+
+@pytest.mark.parametrize("pair", ["frames_more+clean", "clean+frames_more"])
+def test_frames_more_and_clean_equal_both_applied_by_hand(tmp_path, pair):
+    entry, deciding, clip = dense_clip(tmp_path)
+    count = deciding.large.request.num_frames
+    assert len(clip.frames) == DENSE * count
+    quiet = changed(Seen(clip=clip, num_frames=count), "clean")[0].audio
+    by_hand = []
+    for offset in range(DENSE):
+        rows = np.arange(count) * DENSE + offset
+        frames = [np.asarray(Image.fromarray(clip.frames.frames_THWC[row]).filter(ImageFilter.MedianFilter(3)))
+                  for row in rows]
+        times = clip.frames.pts_seconds[rows]
+        batch = dataclasses.replace(clip.frames, frames_THWC=np.stack(frames), pts_seconds=times)
+        by_hand.append(dataclasses.replace(clip, frames=batch, audio=quiet))
+    together = changed(Seen(clip=clip, num_frames=count), pair)
+    assert len(together) == DENSE
+    for one, two in zip(together, by_hand, strict=True):
+        assert (one.frames.frames_THWC == two.frames.frames_THWC).all()
+        assert (one.frames.pts_seconds == two.frames.pts_seconds).all()
+        assert (one.audio.samples == two.audio.samples).all()
+        assert one.texts == two.texts
+    with ClipScorer([entry], deciding, tmp_path / "cache", workers=1) as scorer:
+        scored = scorer.score(np.array([0]), pair)
+        single = scorer.score(np.array([0]), "frames_more")
+    assert scored[0] == pytest.approx(max(score.value for score in deciding.large(by_hand)), abs=1e-6)
+    assert scored[0] != single[0]
+
+
+def test_every_pair_that_composes_changes_what_its_parts_change(tmp_path):
+    _, deciding, clip = dense_clip(tmp_path)
+    truth = {"language": "en", "speech": {"text": "words"}, "sticker": {"text": "more"}}
+    seen = Seen(clip=clip, num_frames=deciding.large.request.num_frames, truth=truth)
+    for first, second in (("crops", "text_gold"), ("audio_mute", "transcript_gold"), ("text_gold", "transcript_gold"),
+                          ("frames_window", "crops"), ("clean", "text_drop"), ("force_full", "frames_window")):
+        together = changed(seen, f"{first}+{second}")
+        parts = [changed(seen, first), changed(seen, second)]
+        assert len(together) == len(parts[0]) * len(parts[1])
+        gone = {name for part in parts for name in part[0].missing}
+        assert set(together[0].missing) == gone
+        added = {text for part in parts for text in part[0].texts} - set(clip.texts)
+        assert "text_drop" in (first, second) or set(together[0].texts) == set(clip.texts) | added
+
+
+def test_pairs_that_do_not_go_together_have_no_score(tmp_path):
+    entry, deciding, _ = dense_clip(tmp_path)
+    with ClipScorer([entry], deciding, tmp_path / "cache", workers=1) as scorer:
+        assert scorer.combines
+        for pair in ("frames_more+frames_window", "clean+noise_mild", "audio_swap+clean", "clean+clean", "clean+retry",
+                     "audio_mute+audio_only", "null+clean"):
+            assert not composes(pair)
+            assert np.isnan(scorer.score(np.array([0]), pair)).all()
+        with pytest.raises(UsageError, match="magic"):
+            scorer.score(np.array([0]), "clean+magic")
+    assert not list((tmp_path / "cache").glob("*/*+*"))
+
+
+def test_a_pair_whose_part_does_not_apply_has_no_clip(tmp_path):
+    _, deciding, clip = dense_clip(tmp_path)
+    count = deciding.large.request.num_frames
+    silent = Seen(clip=dataclasses.replace(clip, audio=None), num_frames=count)
+    short = Seen(clip=spread_frames(clip, count), num_frames=count)
+    assert changed(silent, "clean+audio_mute") == []
+    assert changed(short, "frames_more+clean") == []
+
+
+def test_the_command_takes_a_recogniser_and_another_policy_and_writes_their_probes(tmp_path, whisper):
+    entries = [dataclasses.replace(make_entry(tmp_path, number, seconds=1, audio=number < 3), split="test")
+               for number in range(4)]
+    write_manifest(Manifest(entries=tuple(entries)), tmp_path / "manifest.parquet")
+    other_policy(tmp_path / "other", 0.01)
+    words = ["diagnose", "--models", "tiny", "--data", tmp_path / "manifest.parquet", "--out", tmp_path / "out",
+             "--recogniser", whisper, "--other-policy", tmp_path / "other", "--probes", "all", "--workers", "1",
+             "--controls", "10", "--judge", "rules", "--json"]
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.stderr
+    run = read_scores(tmp_path / "out" / "run.parquet")
+    assert run.errors.any()
+    assert np.isfinite(run.probes["policy_other"][run.errors]).all()
+    heard = np.isfinite(run.probes["transcript_recognised"])
+    assert (heard[run.errors] == (np.arange(4) < 3)[run.errors]).all()
+    assert np.isnan(run.probes["retry"]).all()
+
+
+@pytest.mark.parametrize("option", ["--recogniser", "--other-policy"])
+def test_a_probes_tool_without_models_is_bad_usage(tmp_path, option):
+    done = CliRunner().invoke(app, ["diagnose", "--run", str(tmp_path / "scores.csv"), option, "something"])
+    assert done.exit_code == 2
+    assert f"--models and --data beside {option}" in done.stderr.replace("\n", " ")

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate.corpus.manifest import Entry
-from tidegate.diagnosis.clip_changes import CHANGES, DENSE, Seen, changed, spread_frames
+from tidegate.diagnosis.clip_changes import CHANGES, DENSE, Seen, changed, composes, parts_of, spread_frames
 from tidegate.diagnosis.content import Content, content_of
 from tidegate.diagnosis.recognised import Transcripts
 from tidegate.diagnosis.retrying import decoded_again
@@ -103,9 +103,13 @@ def _expect_alike(deciding: Deciding, other: Deciding) -> None:
 class ClipScorer:
     """Scores entries of a manifest under probes. Use it in a ``with`` block: it holds decoding processes.
 
+    Probes that go together may be asked for as ``a+b``.
+
     ``recogniser``: what ``transcript_recognised`` hears with; ``other``: the large stage of another policy version and
     its threshold, for ``policy_other``. None: that probe is not offered.
     """
+
+    combines = True
 
     def __init__(self, entries: Sequence[Entry], deciding: Deciding, cache: Path, *, workers: int = 2,
                  limits: Limits | None = None, max_held_bytes: int = 512 * 2**20,
@@ -144,9 +148,13 @@ class ClipScorer:
         return frozenset((set(CHANGES) | {"retry"}) - left_out)
 
     def score(self, rows: npt.NDArray[np.int64], probe: str) -> Floats:
-        """Scores of the rows under a probe; NaN where it does not apply or the video does not decode."""
-        if probe != AsIs and probe not in self.probes:
-            raise UsageError(f"expected a probe among {sorted(self.probes)}, got {probe!r}")
+        """Scores of the rows under a probe or a pair ``a+b``; NaN where it does not apply, the video does not decode,
+        or the pair does not go together."""
+        if unknown := set(parts_of(probe)) - self.probes:
+            raise UsageError(f"expected probes among {sorted(self.probes)}, got {sorted(unknown)}")
+        if not composes(probe):
+            return np.full(len(rows), np.nan)
+        probe = "+".join(parts_of(probe))
         known = self._known.setdefault(probe, self._read(probe))
         left = [int(row) for row in rows if self._entries[int(row)].video_id not in known]
         size = 4 * self._deciding.large.batch_size
@@ -189,7 +197,8 @@ class ClipScorer:
 
     def _file(self, probe: str) -> Path:
         tools = {"transcript_recognised": self._transcripts, "policy_other": self._other}
-        by = "".join(f"@{tool.identity}" for name, tool in tools.items() if tool is not None and name == probe)
+        used = [tools[part] for part in parts_of(probe) if part in tools]
+        by = "".join(f"@{tool.identity}" for tool in used if tool is not None)
         return self._folder / f"{probe or 'as-is'}{by}.jsonl"
 
     def _keep(self, probe: str, rows: Sequence[int], scored: Sequence[_Scored]) -> None:
@@ -236,7 +245,7 @@ class ClipScorer:
             donor = clips.get(self._donors[row])
             seen = Seen(clip=clip, num_frames=self._judge(probe).large.request.num_frames,
                         donor=donor if isinstance(donor, Clip) else None, truth=self._entries[row].truth,
-                        recognised=self._transcript(row) if probe == "transcript_recognised" else None,
+                        recognised=self._transcript(row) if "transcript_recognised" in parts_of(probe) else None,
                         seed=zlib.crc32(self._entries[row].video_id.encode()))
             jobs += [(place, one) for one in changed(seen, probe)]
             if probe is None:
@@ -263,12 +272,12 @@ class ClipScorer:
 
     def _judge(self, probe: str | None) -> Deciding:
         """Whose large stage is asked."""
-        return self._other if self._other is not None and probe == "policy_other" else self._deciding
+        return self._other if self._other is not None and "policy_other" in parts_of(probe) else self._deciding
 
     def _decide(self, jobs: Sequence[tuple[int, Clip]], found: list[_Scored], probe: str | None) -> None:
         """Fill in scores; of several clips of an item the highest counts."""
         deciding, judge, left = self._deciding, self._judge(probe), list(jobs)
-        if deciding.base is not None and probe != "force_full":
+        if deciding.base is not None and "force_full" not in parts_of(probe):
             asked = deciding.base.request.num_frames
             values = [s.value for s in deciding.base([spread_frames(clip, asked) for _, clip in jobs])]
             left = []
