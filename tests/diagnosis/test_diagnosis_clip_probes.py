@@ -132,7 +132,7 @@ def test_without_a_recogniser_its_probe_is_not_offered_and_its_code_not_imported
     entry, stage = make_entry(tmp_path, 1), preset("tiny").load_stage("large")
     with ClipScorer([entry], Deciding(large=stage, threshold=0.5), tmp_path / "cache", workers=1) as scorer:
         assert "transcript_recognised" not in scorer.probes
-        with pytest.raises(UsageError, match="expected a probe among"):
+        with pytest.raises(UsageError, match="expected probes among"):
             scorer.score(np.array([0]), "transcript_recognised")
         assert np.isfinite(scorer.score(np.array([0]), AsIs)).all()
     code = ("import sys, tidegate.diagnosis.investigate, tidegate.models.avlm\n"
