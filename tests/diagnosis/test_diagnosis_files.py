@@ -85,7 +85,8 @@ TRUTH = {"language": "de", "speech": {"theme": "benign", "line": 0, "text": "Gut
 
 @pytest.mark.parametrize("probe", sorted(CHANGES))
 def test_each_change_changes_what_it_says_and_is_repeatable(probe):
-    seen = Seen(clip=clip(1), donor=clip(2, texts=("other",)), num_frames=8, truth=TRUTH, seed=3)
+    seen = Seen(clip=clip(1), donor=clip(2, texts=("other",)), num_frames=8, truth=TRUTH, seed=3,
+                recognised=TextSpan("transcript", "gut Tag", "de"))
     plain, first, again = changed(seen, None)[0], changed(seen, probe), changed(seen, probe)
     assert first
     assert len(first) == len(again)
@@ -100,7 +101,8 @@ def test_each_change_changes_what_it_says_and_is_repeatable(probe):
     own = {"audio_swap": {"audio"}, "audio_mute": {"audio"}, "vision_swap": {"vision"}, "text_swap": {"text"},
            "text_drop": {"text"}, "audio_only": {"vision", "text"}, "vision_only": {"audio", "text"},
            "text_only": {"vision", "audio"}, "text_gold": {"text"}, "transcript_gold": {"text"},
-           "translated_gold": {"text"}, "force_full": set(), "crops": set()}
+           "transcript_recognised": {"text"},
+           "translated_gold": {"text"}, "force_full": set(), "policy_other": set(), "crops": set()}
     expected = own.get(probe, {"vision"} if probe.startswith("frames") else {"vision", "audio"})
     assert {name for name, kept in same.items() if not kept} == expected
 

@@ -57,6 +57,12 @@ def _diagnose(  # noqa: PLR0917 - one parameter an option
     models: Annotated[
         str | None, typer.Option(help="Preset, or folder with checkpoints in large (and base): scores and probes.")
     ] = None,
+    recogniser: Annotated[
+        str | None, typer.Option(help="Whisper checkpoint (hub id or folder): probes with recognised transcripts.")
+    ] = None,
+    other_policy: Annotated[
+        str | None, typer.Option(help="Preset or checkpoint folder of another policy version: probes with its verdict.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report, JSON, probed run and plan.")] = Path("diagnosis"),
     split: Annotated[list[str] | None, typer.Option(help="Split to diagnose; may repeat; all takes every one.")] = None,
     issue: Annotated[str, typer.Option(help="Label to judge by.")] = "icd",
@@ -85,9 +91,9 @@ def _diagnose(  # noqa: PLR0917 - one parameter an option
         probing = ProbingConfig(order="all" if probes == "all" else "adaptive", max_errors=max_errors,
                                 max_controls=controls)
         config = InvestigationConfig(
-            out=out, run=run, data=data, models=models, splits=tuple(split or ("test",)), issue=issue,
-            reference_items=reference, p_base=p_base, judge=judge, probing=probing, ledger=ledger, cache=cache,
-            workers=workers, seed=seed,
+            out=out, run=run, data=data, models=models, recogniser=recogniser, other_policy=other_policy,
+            splits=tuple(split or ("test",)), issue=issue, reference_items=reference, p_base=p_base, judge=judge,
+            probing=probing, ledger=ledger, cache=cache, workers=workers, seed=seed,
         )
         with _progress() as progress:
             done = investigate(config, progress=progress)

@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 from tidegate.corpus.synthetic.lexicon import lexicon
 from tidegate.types import Clip, FrameBatch, TextSpan
 
-__all__ = ["CHANGES", "DENSE", "Seen", "changed", "spread_frames"]
+__all__ = ["CHANGES", "DENSE", "Seen", "changed", "composes", "parts_of", "spread_frames"]
 
 DENSE = 4
 """How many times the usual frames are decoded for probes of time."""
@@ -40,6 +40,8 @@ class Seen:
     """A matched harmless clip, decoded alike."""
     truth: Mapping[str, Any] = field(default_factory=dict)
     """What is truly in the clip, where it is known."""
+    recognised: TextSpan | None = None
+    """What a speech recogniser made of the audio."""
     seed: int = 0
     """Of noise and order."""
 
@@ -224,6 +226,14 @@ def _words(seen: Seen, *, translated: bool, speech: bool, writing: bool) -> list
     return [replace(_plain(seen), texts=(*kept, *spans))]
 
 
+def _recognised(seen: Seen) -> list[Clip]:
+    """The recogniser's transcript as a text, where it made something of the audio."""
+    if seen.recognised is None:
+        return []
+    clip = _plain(seen)
+    return [replace(clip, texts=(*clip.texts, seen.recognised))]
+
+
 def _in_english(words: Mapping[str, Any]) -> str | None:
     """The parallel line of the lexicon; None for words that are not of the synthetic corpus."""
     try:
@@ -235,6 +245,7 @@ def _in_english(words: Mapping[str, Any]) -> str | None:
 CHANGES: Mapping[str, Callable[[Seen], list[Clip]]] = {
     "null": _null,
     "force_full": lambda seen: [_plain(seen)],
+    "policy_other": lambda seen: [_plain(seen)],
     "audio_swap": _from_donor("audio"),
     "audio_mute": _without(audio=None),
     "vision_swap": _from_donor("vision"),
@@ -245,6 +256,7 @@ CHANGES: Mapping[str, Callable[[Seen], list[Clip]]] = {
     "text_only": _only("text", "vision", "audio"),
     "text_gold": lambda seen: _words(seen, translated=False, speech=False, writing=True),
     "transcript_gold": lambda seen: _words(seen, translated=False, speech=True, writing=False),
+    "transcript_recognised": _recognised,
     "translated_gold": lambda seen: _words(seen, translated=True, speech=True, writing=True),
     "frames_more": _more,
     "frames_window": _window,
@@ -254,12 +266,41 @@ CHANGES: Mapping[str, Callable[[Seen], list[Clip]]] = {
     "noise_mild": _noisy(10.0, 20.0),
     "noise_strong": _noisy(35.0, 5.0),
 }
-"""Probe → the clips that are scored instead. Absent: ``resolution_up`` (a stage's input size is fixed; ``crops`` shows
-detail), ``policy_other`` (a checkpoint knows one policy), what needs a recogniser or translator, and ``retry``, which
-decodes anew."""
+"""Probe → the clips that are scored instead. ``force_full`` and ``policy_other`` change who judges, not what is seen.
+Absent: ``resolution_up`` (LLaVA-OneVision pools frames on the configured grid, so a stage's input size is fixed;
+``crops`` shows detail), what needs a translator, and ``retry``, which decodes anew (``retrying``)."""
+
+
+_CHANGES_WHAT: Mapping[str, frozenset[str]] = {
+    "frames_more": frozenset({"time"}), "frames_window": frozenset({"time"}), "frames_shuffled": frozenset({"time"}),
+    "clean": frozenset({"noise"}), "crops": frozenset({"detail"}), "text_gold": frozenset({"writing"}),
+    "transcript_gold": frozenset({"speech"}), "transcript_recognised": frozenset({"speech"}),
+    "translated_gold": frozenset({"writing", "speech"}), "text_drop": frozenset({"writing", "speech"}),
+    "audio_mute": frozenset({"sound"}), "force_full": frozenset({"stage"}), "policy_other": frozenset({"policy"}),
+}  # fmt: skip
+"""Probes that go together, in the order in which they are applied, and what each changes. Swaps and noise are not here:
+whether what is swapped in is changed too, and which noise is cleaned, would be anybody's choice."""
+
+
+def parts_of(probe: str | None) -> tuple[str, ...]:
+    """The probes of ``a+b`` in the order in which they are applied, however they are written."""
+    order = list(_CHANGES_WHAT)
+    names = (probe or "").split("+") if probe else []
+    return tuple(sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name)))
+
+
+def composes(probe: str) -> bool:
+    """Whether the parts go together: no two change the same thing. A single probe does."""
+    parts = parts_of(probe)
+    changes = [what for part in parts for what in _CHANGES_WHAT.get(part, ())]
+    return len(parts) < 2 or (all(part in _CHANGES_WHAT for part in parts) and len(changes) == len(set(changes)))
 
 
 def changed(seen: Seen, probe: str | None) -> list[Clip]:
-    """Clips of an item under a probe; as it is for None; empty where it does not apply."""
-    return [_plain(seen)] if probe is None else CHANGES[probe](seen)
-
+    """Clips of an item under a probe, or several as ``a+b``; as it is for None; empty where one does not apply."""
+    if probe is None:
+        return [_plain(seen)]
+    clips = [seen.clip] if composes(probe) else []
+    for part in parts_of(probe):  # after the first a clip has the stage's frames, and all of them are kept
+        clips = [after for clip in clips for after in CHANGES[part](replace(seen, clip=clip))]
+    return clips

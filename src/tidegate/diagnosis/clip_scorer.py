@@ -17,20 +17,25 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tidegate.corpus.manifest import Entry
-from tidegate.diagnosis.clip_changes import CHANGES, DENSE, Seen, changed, spread_frames
+from tidegate.diagnosis.clip_changes import CHANGES, DENSE, Seen, changed, composes, parts_of, spread_frames
 from tidegate.diagnosis.content import Content, content_of
+from tidegate.diagnosis.recognised import Transcripts
+from tidegate.diagnosis.retrying import decoded_again
 from tidegate.diagnosis.score_table import slices_of
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.errors import MediaError, UsageError
 from tidegate.media import DecoderPool, Limits
 from tidegate.models.scoring import ClassifierStage
-from tidegate.types import Clip, ClipRequest
+from tidegate.types import Clip, ClipRequest, TextSpan
+
+if TYPE_CHECKING:
+    from tidegate.models.recogniser import Recogniser
 
 __all__ = ["AsIs", "ClipScorer", "Deciding"]
 
@@ -77,18 +82,51 @@ class _Scored:
     content: dict[str, Any] = field(default_factory=dict)
 
 
+def _expect_alike(deciding: Deciding, other: Deciding) -> None:
+    """Refuse a stage of another policy version that wants what is not decoded for the run's own."""
+    has, wants = deciding.request, other.large.request
+    if other.large.issue != deciding.large.issue:
+        raise UsageError(f"expected a stage of another policy version for {deciding.large.issue!r}, as the run's, "
+                         f"found one for {other.large.issue!r}")
+    too_much = {
+        "num_frames": wants.num_frames > has.num_frames, "audio": wants.audio and not has.audio,
+        "exact": wants.exact and not has.exact,
+        "max_audio_seconds": wants.audio and wants.max_audio_seconds > has.max_audio_seconds,
+        "long_edge_pixels": has.long_edge_pixels is not None and (
+            wants.long_edge_pixels is None or wants.long_edge_pixels > has.long_edge_pixels),
+    }
+    if name := next((name for name, over in too_much.items() if over), None):
+        raise UsageError(f"expected a stage of another policy version that wants at most {name} {getattr(has, name)}, "
+                         f"as is decoded for the run's own, found one that wants {getattr(wants, name)}")
+
+
 class ClipScorer:
-    """Scores entries of a manifest under probes. Use it in a ``with`` block: it holds decoding processes."""
+    """Scores entries of a manifest under probes. Use it in a ``with`` block: it holds decoding processes.
+
+    Probes that go together may be asked for as ``a+b``.
+
+    ``recogniser``: what ``transcript_recognised`` hears with; ``other``: the large stage of another policy version and
+    its threshold, for ``policy_other``. None: that probe is not offered.
+    """
+
+    combines = True
 
     def __init__(self, entries: Sequence[Entry], deciding: Deciding, cache: Path, *, workers: int = 2,
                  limits: Limits | None = None, max_held_bytes: int = 512 * 2**20,
+                 recogniser: Recogniser | None = None, other: Deciding | None = None,
                  progress: Progress | None = None) -> None:
         if not entries:
             raise UsageError("expected labelled entries to score, got none")
         self._entries, self._deciding, self._progress = tuple(entries), deciding, progress
         self._issue = deciding.large.issue
-        self._pool = DecoderPool(workers=workers, limits=limits or Limits())
+        if other is not None:
+            _expect_alike(deciding, other)
+        self._other = other
+        self._limits = limits or Limits()
+        self._pool = DecoderPool(workers=workers, limits=self._limits)
         self._threads = ThreadPoolExecutor(workers)
+        heard = deciding.request.max_audio_seconds
+        self._transcripts = None if recogniser is None else Transcripts(recogniser, self._pool, cache, seconds=heard)
         self._folder = cache / deciding.identity
         self._folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, dict[str, _Scored]] = {}
@@ -103,16 +141,26 @@ class ClipScorer:
         left_out = set() if self._deciding.base is not None else {"force_full"}
         if not truths:
             left_out |= {"text_gold", "transcript_gold", "translated_gold"}
-        return frozenset(set(CHANGES) - left_out)
+        if self._transcripts is None:
+            left_out |= {"transcript_recognised"}
+        if self._other is None:
+            left_out |= {"policy_other"}
+        return frozenset((set(CHANGES) | {"retry"}) - left_out)
 
     def score(self, rows: npt.NDArray[np.int64], probe: str) -> Floats:
-        """Scores of the rows under a probe; NaN where it does not apply or the video does not decode."""
+        """Scores of the rows under a probe or a pair ``a+b``; NaN where it does not apply, the video does not decode,
+        or the pair does not go together."""
+        if unknown := set(parts_of(probe)) - self.probes:
+            raise UsageError(f"expected probes among {sorted(self.probes)}, got {sorted(unknown)}")
+        if not composes(probe):
+            return np.full(len(rows), np.nan)
+        probe = "+".join(parts_of(probe))
         known = self._known.setdefault(probe, self._read(probe))
         left = [int(row) for row in rows if self._entries[int(row)].video_id not in known]
         size = 4 * self._deciding.large.batch_size
         for start in range(0, len(left), size):
             batch = left[start : start + size]
-            self._keep(probe, batch, self._scored(batch, probe or None))
+            self._keep(probe, batch, self._retried(batch) if probe == "retry" else self._scored(batch, probe or None))
             if self._progress is not None:
                 self._progress(probe or "as it is", min(start + size, len(left)), len(left))
         found = [known[self._entries[int(row)].video_id].score for row in rows]
@@ -148,7 +196,10 @@ class ClipScorer:
         return known
 
     def _file(self, probe: str) -> Path:
-        return self._folder / f"{probe or 'as-is'}.jsonl"
+        tools = {"transcript_recognised": self._transcripts, "policy_other": self._other}
+        used = [tools[part] for part in parts_of(probe) if part in tools]
+        by = "".join(f"@{tool.identity}" for tool in used if tool is not None)
+        return self._folder / f"{probe or 'as-is'}{by}.jsonl"
 
     def _keep(self, probe: str, rows: Sequence[int], scored: Sequence[_Scored]) -> None:
         with self._file(probe).open("a", encoding="utf-8") as file:
@@ -163,6 +214,9 @@ class ClipScorer:
                                         texts=entry.texts, context=entry.context)[1]
         except MediaError as error:
             return error
+
+    def _transcript(self, row: int) -> TextSpan | None:
+        return None if self._transcripts is None else self._transcripts.of(self._entries[row])
 
     def _clips_of(self, rows: Sequence[int]) -> dict[int, Clip | MediaError]:
         """Decoded clips of rows; those used last stay in memory up to the limit."""
@@ -189,19 +243,41 @@ class ClipScorer:
                 found[place].note = clip.code
                 continue
             donor = clips.get(self._donors[row])
-            seen = Seen(clip=clip, num_frames=self._deciding.large.request.num_frames,
+            seen = Seen(clip=clip, num_frames=self._judge(probe).large.request.num_frames,
                         donor=donor if isinstance(donor, Clip) else None, truth=self._entries[row].truth,
+                        recognised=self._transcript(row) if "transcript_recognised" in parts_of(probe) else None,
                         seed=zlib.crc32(self._entries[row].video_id.encode()))
             jobs += [(place, one) for one in changed(seen, probe)]
             if probe is None:
                 found[place].content = content_of(spread_frames(clip, self._deciding.large.request.num_frames))
-        self._decide(jobs, found, forced=probe == "force_full")
+        self._decide(jobs, found, probe)
         return found
 
-    def _decide(self, jobs: Sequence[tuple[int, Clip]], found: list[_Scored], *, forced: bool) -> None:
+    def _retried(self, rows: Sequence[int]) -> list[_Scored]:
+        """Decode again what has a note or no score; of all others there is nothing to retry."""
+        self.score(np.asarray(rows), AsIs)
+        found, jobs = [_Scored(score=None) for _ in rows], []
+        for place, row in enumerate(rows):
+            entry = self._entries[row]
+            first = self._known[AsIs][entry.video_id]
+            if first.score is not None and not first.note:
+                continue
+            clip = decoded_again(entry, self._deciding.request, self._limits)
+            if isinstance(clip, MediaError):
+                found[place].note = clip.code
+            else:
+                jobs.append((place, spread_frames(clip, self._deciding.large.request.num_frames, DENSE // 2)))
+        self._decide(jobs, found, "retry")
+        return found
+
+    def _judge(self, probe: str | None) -> Deciding:
+        """Whose large stage is asked."""
+        return self._other if self._other is not None and "policy_other" in parts_of(probe) else self._deciding
+
+    def _decide(self, jobs: Sequence[tuple[int, Clip]], found: list[_Scored], probe: str | None) -> None:
         """Fill in scores; of several clips of an item the highest counts."""
-        deciding, left = self._deciding, list(jobs)
-        if deciding.base is not None and not forced:
+        deciding, judge, left = self._deciding, self._judge(probe), list(jobs)
+        if deciding.base is not None and "force_full" not in parts_of(probe):
             asked = deciding.base.request.num_frames
             values = [s.value for s in deciding.base([spread_frames(clip, asked) for _, clip in jobs])]
             left = []
@@ -212,9 +288,11 @@ class ClipScorer:
                 if value >= deciding.tau:
                     left.append((place, clip))
                 else:
-                    _raise_to(one, _stopped(value, deciding.tau, deciding.threshold))
-        for (place, _), score in zip(left, deciding.large([clip for _, clip in left]), strict=True):
-            _raise_to(found[place], score.value)
+                    _raise_to(one, _on_scale(value, deciding.tau, deciding.threshold))
+        for (place, _), score in zip(left, judge.large([clip for _, clip in left]), strict=True):
+            same = judge is deciding
+            value = score.value if same else _on_scale(score.value, judge.threshold, deciding.threshold)
+            _raise_to(found[place], value)
 
     def close(self) -> None:
         """End the decoding processes."""
@@ -239,14 +317,16 @@ def _raise_to(one: _Scored, value: float) -> None:
     one.score = value if one.score is None else max(one.score, value)
 
 
-def _stopped(base: float, tau: float, threshold: float) -> float:
-    """A score as far below the threshold, in log-odds, as the base score lay below tau."""
+def _on_scale(value: float, own: float, threshold: float) -> float:
+    """A score as far from the run's threshold, in log-odds, as it lay from its own; flagged stays flagged."""
     def odds(p: float) -> float:
         inside = min(max(p, 1e-6), 1 - 1e-6)
         return float(np.log(inside / (1 - inside)))
 
-    distance = min(odds(base) - odds(tau), -1e-3)
-    return float(1.0 / (1.0 + np.exp(-(odds(threshold) + distance))))
+    flagged, distance = value >= own, odds(value) - odds(own)
+    distance = max(distance, 0.0) if flagged else min(distance, -1e-3)
+    moved = float(1.0 / (1.0 + np.exp(-(odds(threshold) + distance))))
+    return max(moved, threshold) if flagged else moved
 
 
 def _donors(entries: Sequence[Entry], issue: str) -> dict[int, int]:

@@ -7,8 +7,9 @@ Enters: paths. Leaves: the diagnosis, and a folder with the report, its JSON, th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,7 +32,10 @@ from tidegate.diagnosis.table import ProbeTable
 from tidegate.diagnosis.transfer import shipped_ratios
 from tidegate.errors import DependencyMissing, ManifestError, UsageError
 
-__all__ = ["Investigated", "InvestigationConfig", "deciding_of", "investigate"]
+if TYPE_CHECKING:
+    from tidegate.models.recogniser import Recogniser
+
+__all__ = ["Investigated", "InvestigationConfig", "deciding_of", "investigate", "large_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,12 @@ class InvestigationConfig:
     """Splits of the manifest; ``all`` takes every labelled entry."""
     issue: str = "icd"
     """Label to judge by."""
+    recogniser: str | None = None
+    """Whisper checkpoint (model hub id or folder) that the probe ``transcript_recognised`` hears with; None: no such
+    probe."""
+    other_policy: str | None = None
+    """Preset, or folder of a checkpoint (or with one in ``large``), trained under another policy version, for the probe
+    ``policy_other``; None: no such probe."""
     reference_items: int = 0
     """Training videos that are decoded to know how far an item is from them; 0: novelty and leakage are not judged."""
     p_base: str = "20"
@@ -80,26 +90,32 @@ class Investigated:
     notices: tuple[str, ...]
 
 
-def deciding_of(models: str, p_base: str) -> Deciding:
-    """Stages of a preset or folder, with the thresholds that validation chose."""
+def large_of(models: str) -> Deciding:
+    """The large stage alone of a preset or folder, with the threshold that validation chose."""
     from tidegate.models import PRESETS, load_stage, preset
 
     folder = Path(models)
     if models in PRESETS:
-        chosen = preset(models)
-        large, base = chosen.load_stage("large"), chosen.load_stage("base")
-    elif (folder / "large").is_dir():
-        large = load_stage(folder / "large", name="large")
-        base = load_stage(folder / "base", name="base") if (folder / "base").is_dir() else None
+        large = preset(models).load_stage("large")
     elif folder.is_dir():
-        large, base = load_stage(folder, name="large"), None
+        large = load_stage(folder / "large" if (folder / "large").is_dir() else folder, name="large")
     else:
         raise UsageError(f"expected a preset among {sorted(PRESETS)} or a folder with checkpoints, got {models!r}")
-    held = (large.thresholds or {}).get("flag_threshold", 0.5)
+    return Deciding(large=large, threshold=float((large.thresholds or {}).get("flag_threshold", 0.5)))
+
+
+def deciding_of(models: str, p_base: str) -> Deciding:
+    """Stages of a preset or folder, with the thresholds that validation chose."""
+    from tidegate.models import PRESETS, load_stage, preset
+
+    alone, folder = large_of(models), Path(models)
+    base = preset(models).load_stage("base") if models in PRESETS else None
+    if models not in PRESETS and (folder / "large").is_dir() and (folder / "base").is_dir():
+        base = load_stage(folder / "base", name="base")
     tau = None if base is None else (base.thresholds or {}).get("escalate", {}).get(p_base)
     if base is not None and tau is None:
         raise UsageError(f"expected a tau for a base precision of {p_base} % in the base stage's thresholds.json")
-    return Deciding(large=large, threshold=float(held), base=base, tau=0.0 if tau is None else float(tau))
+    return replace(alone, base=base, tau=0.0 if tau is None else float(tau))
 
 
 def _entries(manifest: Manifest, config: InvestigationConfig) -> list[Entry]:
@@ -113,6 +129,9 @@ def _entries(manifest: Manifest, config: InvestigationConfig) -> list[Entry]:
 
 def investigate(config: InvestigationConfig, *, progress: Progress | None = None) -> Investigated:
     """Diagnose a run and write everything about it into ``config.out``."""
+    for option, given in (("--recogniser", config.recogniser), ("--other-policy", config.other_policy)):
+        if given is not None and (config.models is None or config.data is None):
+            raise UsageError(f"expected --models and --data beside {option}, whose probe scores clips; one is missing")
     manifest = None if config.data is None else read_manifest(config.data)
     entries = [] if manifest is None else _entries(manifest, config)
     notices: list[str] = []
@@ -120,7 +139,7 @@ def investigate(config: InvestigationConfig, *, progress: Progress | None = None
     if config.models is not None and manifest is not None:
         cache = config.cache or config.out / "probe-scores"
         with ClipScorer(entries, deciding_of(config.models, config.p_base), cache, workers=config.workers,
-                        progress=progress) as scorer:
+                        recogniser=_recogniser(config), other=_other(config), progress=progress) as scorer:
             own = scorer.table()
             if table is not None:
                 notices.append(_agreement(table, own))
@@ -133,6 +152,19 @@ def investigate(config: InvestigationConfig, *, progress: Progress | None = None
         raise UsageError("expected --run, or --models and --data; got neither")
     shown, more = _shown(entries, diagnosis, config.workers)
     return _written(config, diagnosis, judged_by, shown, [*notices, *more])
+
+
+def _recogniser(config: InvestigationConfig) -> Recogniser | None:
+    """Loaded, and its code imported, only where one is asked for."""
+    if config.recogniser is None:
+        return None
+    from tidegate.models.recogniser import load_recogniser
+
+    return load_recogniser(config.recogniser)
+
+
+def _other(config: InvestigationConfig) -> Deciding | None:
+    return None if config.other_policy is None else large_of(config.other_policy)
 
 
 def _agreement(given: ProbeTable, own: ProbeTable) -> str:
@@ -158,7 +190,8 @@ def _reference(manifest: Manifest, config: InvestigationConfig, cache: Path, pro
 
 def _diagnosed(table: ProbeTable, scorer: ClipScorer | None, train: Reference | None,
                config: InvestigationConfig) -> tuple[Diagnosis, str]:
-    classifier, judged_by = judge_of(config.judge, table, frozenset() if scorer is None else scorer.probes)
+    scorable = frozenset() if scorer is None else scorer.probes - {"retry"}  # which nearly no item has a score under
+    classifier, judged_by = judge_of(config.judge, table, scorable)
     settings = DiagnosisConfig(probing=config.probing, seed=config.seed)
     return diagnose(table, scorer, train=train, classifier=classifier, config=settings), judged_by
 

@@ -22,7 +22,9 @@ from transformers import (
     PreTrainedModel,
     SiglipTextModel,
     SiglipVisionModel,
+    WhisperForConditionalGeneration,
     WhisperModel,
+    WhisperProcessor,
 )
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
@@ -30,24 +32,43 @@ from transformers.utils.hub import cached_file
 from tidegate.errors import CheckpointError, ConfigError
 from tidegate.models.tokens import parse_tokenizer
 
-__all__ = ["DTYPES", "audio_encoder", "hub_json", "hub_tokenizer", "tower_model", "vision_language_model"]
+__all__ = [
+    "DTYPES",
+    "audio_encoder",
+    "hub_folder",
+    "hub_json",
+    "hub_tokenizer",
+    "quiet_transformers",
+    "recogniser_model",
+    "recogniser_processor",
+    "tower_model",
+    "vision_language_model",
+]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @contextmanager
-def _named(source: str, wanted: str) -> Iterator[None]:
-    """Errors that name the source. Tables of weights that are left out on purpose are not printed."""
+def quiet_transformers() -> Iterator[None]:
+    """Nothing but errors is printed inside the block."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         yield
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(
-            f"expected {wanted} at {source!r} (a local folder or a model hub id), found none that loads: {error}"
-        ) from error
     finally:
         logging.set_verbosity(before)
+
+
+@contextmanager
+def _named(source: str, wanted: str) -> Iterator[None]:
+    """Errors that name the source. Tables of weights that are left out on purpose are not printed."""
+    with quiet_transformers():
+        try:
+            yield
+        except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+            raise CheckpointError(
+                f"expected {wanted} at {source!r} (a local folder or a model hub id), found none that loads: {error}"
+            ) from error
 
 
 def _complete(loaded: Any, source: str, ignore: tuple[str, ...] = ()) -> PreTrainedModel:
@@ -98,6 +119,20 @@ def audio_encoder(source: str, *, dtype: str = "float32") -> PreTrainedModel:
     return encoder
 
 
+def recogniser_model(source: str, *, dtype: str = "float32") -> PreTrainedModel:
+    """A Whisper checkpoint with its decoder."""
+    _expect_type(source, "whisper")
+    with _named(source, "a Whisper checkpoint"):
+        return _load(WhisperForConditionalGeneration, source, dtype)
+
+
+def recogniser_processor(source: str) -> WhisperProcessor:
+    """Features and vocabulary of a Whisper checkpoint."""
+    with _named(source, "a Whisper processor"):
+        processor: WhisperProcessor = WhisperProcessor.from_pretrained(source)
+    return processor
+
+
 def tower_model(source: str, reads: Literal["pixel_values", "input_ids"]) -> PreTrainedModel:
     """An encoder of images (``pixel_values``) or texts (``input_ids``); of SigLIP the tower of that kind."""
     kind = "an image encoder" if reads == "pixel_values" else "a text encoder"
@@ -116,6 +151,11 @@ def _hub_file(source: str, name: str) -> Path:
     if path is None:
         raise CheckpointError(f"expected {name} at {source!r}, found none")
     return Path(path)
+
+
+def hub_folder(source: str) -> Path:
+    """Where the files of a checkpoint that was loaded lie."""
+    return _hub_file(source, "config.json").parent
 
 
 def hub_json(source: str, name: str) -> dict[str, Any]:
