@@ -24,6 +24,9 @@ Preset = Annotated[str, typer.Option(help="Preset whose models are trained; only
 Data = Annotated[
     Path | None, typer.Option(help="Manifest with splits; a synthetic corpus is made in --work by default.")
 ]
+Videos = Annotated[
+    int, typer.Option(min=200, help="Of the corpus that is made without --data; a smaller one is a part of a larger.")
+]
 Work = Annotated[Path, typer.Option(help="Folder of features, tower outputs and finished trainings.")]
 FoundationFolder = Annotated[
     Path | None, typer.Option("--foundation", help="Folder with warm-base and warm-large; the package's by default.")
@@ -33,6 +36,7 @@ Workers = Annotated[int, typer.Option(min=1, help="Processes that train; one thr
 Samples = Annotated[int, typer.Option(min=1, help="Bootstrap resamples of the intervals.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 _WORK = Path("out/reproduce")
+_VIDEOS = 4500
 
 
 def register(app: typer.Typer) -> None:
@@ -76,13 +80,13 @@ def _check(preset: str) -> None:
         raise UsageError(f"expected the preset tiny, the only one with a packaged foundation, got {preset!r}")
 
 
-def _corpus(data: Path | None, work: Path) -> Path:
+def _corpus(data: Path | None, work: Path, videos: int = _VIDEOS) -> Path:
     """The manifest; by default the corpus that docs/results-reproduce.md is measured on, made if it is not there."""
     if data is not None:
         return data
     from tidegate.corpus import SyntheticConfig, make_corpus
 
-    make_corpus(SyntheticConfig(out=work / "corpus", videos=4500, seed=7, prevalence=0.4, workers=2))
+    make_corpus(SyntheticConfig(out=work / "corpus", videos=videos, seed=7, prevalence=0.4, workers=2))
     return work / "corpus" / "manifest.parquet"
 
 
@@ -90,6 +94,7 @@ def _verb(name: str):  # type: ignore[no-untyped-def]
     def verb(  # noqa: PLR0917 - one parameter an option
         preset: Preset = "tiny",
         data: Data = None,
+        videos: Videos = _VIDEOS,
         work: Work = _WORK,
         foundation: FoundationFolder = None,
         seeds: Seeds = 3,
@@ -103,7 +108,7 @@ def _verb(name: str):  # type: ignore[no-untyped-def]
 
             tables = tuple(range(1, 7)) if name == "all" else (int(name.removeprefix("table")),)
             config = ReproduceConfig(
-                data=_corpus(data, work), folder=work, tables=tables, seeds=seeds, workers=workers,
+                data=_corpus(data, work, videos), folder=work, tables=tables, seeds=seeds, workers=workers,
                 foundation=foundation, num_samples=samples,
             )  # fmt: skip
             reports = reproduce_tables(config, _say)
