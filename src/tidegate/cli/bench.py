@@ -181,11 +181,34 @@ def _pipeline(
     _print(found.to_dict(), found.table(), as_json=as_json)
 
 
-@bench.command("diagnosis", epilog="Example: tidegate bench diagnosis --quick")
+@bench.command(
+    "diagnosis",
+    epilog="Examples: tidegate bench diagnosis --quick; tidegate bench diagnosis --clips corpus/manifest.parquet; "
+    "tidegate bench diagnosis --fights FOLDER --sounds ESC10_FOLDER",
+)
 def _diagnosis(
     *,
     full: Annotated[bool, typer.Option("--full/--quick", help="Several worlds, or a first look.")] = False,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Test worlds; default: 4, quick: 1.")] = None,
+    clips: Annotated[
+        Path | None, typer.Option(help="Plant faults in the test videos of this manifest instead of in worlds.")
+    ] = None,
+    models: Annotated[str, typer.Option(help="With --clips: preset, or a folder with checkpoints.")] = "tiny",
+    fights: Annotated[
+        Path | None, typer.Option(help="Plant faults in these real clips instead; a model fitted out of fold judges.")
+    ] = None,
+    sounds: Annotated[
+        Path | None, typer.Option(help="With --clips or --fights: ESC-10, to swap sounds; default: of other clips.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Test worlds; default: 4, quick: 1. On clips: plantings of each fault.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="On clips: seed of halves, slices and faults.")] = 0,
+    items: Annotated[int, typer.Option(min=20, help="With --clips: most videos of each half.")] = 240,
+    max_errors: Annotated[int, typer.Option(min=1, help="On clips: errors of a run that are probed.")] = 16,
+    max_controls: Annotated[int, typer.Option(min=1, help="On clips: right videos that each probe is run on.")] = 12,
+    gains_every: Annotated[
+        int, typer.Option(min=0, help="With --clips: carry interventions out in every so many runs; 0: in none.")
+    ] = 4,
     folder: Annotated[Path, typer.Option(help="Where rows are kept; what is there is not run again.")] = Path(
         "out/bench/diagnosis"
     ),
@@ -196,8 +219,30 @@ def _diagnosis(
     max_seconds: Annotated[float | None, typer.Option(help="Stop then and score what there is.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Plant faults with a known cause: is it named, and does the advice work? Every intervention is really run."""
+    """Plant faults with a known cause: is it named, and does the advice work? In worlds, rendered or real clips."""
     with _said_plainly():
+        from tidegate.errors import UsageError
+
+        if clips is not None and fights is not None:
+            raise UsageError("expected --clips or --fights, got both")
+        if sounds is not None and clips is None and fights is None:
+            raise UsageError("--sounds: expected --clips or --fights with it, got neither")
+        if clips is not None or fights is not None:
+            from tidegate.bench.diagnosis_clips import ClipBenchConfig
+            from tidegate.bench.diagnosis_clips.benchmark import run_clip_benchmark, run_fight_benchmark
+            from tidegate.bench.diagnosis_clips.table import render_clips
+
+            config = ClipBenchConfig(
+                folder=folder, seeds=seeds or 1, seed=seed, items=items, max_errors=max_errors, sounds=sounds,
+                max_controls=max_controls, gains_every=gains_every, max_seconds=max_seconds,
+            )  # fmt: skip
+            if clips is not None:
+                on_clips = run_clip_benchmark(clips, models, config, _progress)
+            else:
+                assert fights is not None
+                on_clips = run_fight_benchmark(fights, config, _progress)
+            _print(on_clips.to_dict(), render_clips(on_clips), as_json=as_json)
+            return
         from tidegate.bench.diagnosis import render, run_diagnosis_benchmark
         from tidegate.bench.diagnosis_fit import fit_and_save
         from tidegate.bench.diagnosis_fit_gains import fit_gains_and_save

@@ -32,7 +32,7 @@ from tidegate.media import DecoderPool, Limits
 from tidegate.models.scoring import ClassifierStage
 from tidegate.types import Clip, ClipRequest
 
-__all__ = ["AsIs", "ClipScorer", "Deciding"]
+__all__ = ["AsIs", "ClipScorer", "Deciding", "matched_donors", "stopped_score"]
 
 AsIs = ""
 """Key of the scores under no change."""
@@ -92,7 +92,7 @@ class ClipScorer:
         self._folder = cache / deciding.identity
         self._folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, dict[str, _Scored]] = {}
-        self._donors = _donors(self._entries, self._issue)
+        self._donors = matched_donors(self._entries, self._issue)
         self._held: OrderedDict[int, Clip | MediaError] = OrderedDict()
         self._max_held_bytes = max_held_bytes
 
@@ -212,7 +212,7 @@ class ClipScorer:
                 if value >= deciding.tau:
                     left.append((place, clip))
                 else:
-                    _raise_to(one, _stopped(value, deciding.tau, deciding.threshold))
+                    _raise_to(one, stopped_score(value, deciding.tau, deciding.threshold))
         for (place, _), score in zip(left, deciding.large([clip for _, clip in left]), strict=True):
             _raise_to(found[place], score.value)
 
@@ -239,7 +239,7 @@ def _raise_to(one: _Scored, value: float) -> None:
     one.score = value if one.score is None else max(one.score, value)
 
 
-def _stopped(base: float, tau: float, threshold: float) -> float:
+def stopped_score(base: float, tau: float, threshold: float) -> float:
     """A score as far below the threshold, in log-odds, as the base score lay below tau."""
     def odds(p: float) -> float:
         inside = min(max(p, 1e-6), 1 - 1e-6)
@@ -249,7 +249,7 @@ def _stopped(base: float, tau: float, threshold: float) -> float:
     return float(1.0 / (1.0 + np.exp(-(odds(threshold) + distance))))
 
 
-def _donors(entries: Sequence[Entry], issue: str) -> dict[int, int]:
+def matched_donors(entries: Sequence[Entry], issue: str) -> dict[int, int]:
     """For each row a harmless row of the same language and another source, the same in every run."""
     harmless = [row for row, entry in enumerate(entries) if entry.labels.get(issue) == 0]
     chosen = {}
