@@ -6,6 +6,7 @@ Each verb measures side by side in one run and prints a Markdown table, or one J
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,16 @@ def _progress(message: str) -> None:
 
 
 def _print(record: dict[str, Any], text: str, *, as_json: bool) -> None:
-    typer.echo(json.dumps(record, default=str) if as_json else text)
+    typer.echo(json.dumps(_finite(record), default=str, allow_nan=False) if as_json else text)
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: what could not be computed is null."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(text: str, name: str) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class ClipBenchConfig:
     gains_every: int = 4
     """Interventions are carried out in every so many runs; 0: in none."""
     sounds: Path | None = None
-    """ESC-10's folder; None: sounds of other clips, and none for fights."""
+    """ESC-10's folder; None: sounds of other clips."""
     max_seconds: float | None = None
     """Stop then and score what there is."""
     seed: int = 0
@@ -63,7 +63,11 @@ def run_clip_benchmark(manifest: Path, models: str, config: ClipBenchConfig, pro
 
 def run_fight_benchmark(fights: Path, config: ClipBenchConfig, progress: Progress = lambda message: None
                         ) -> ClipReport:
-    """The benchmark on real surveillance clips, of which no picture is written."""
+    """The benchmark on real surveillance clips, of which no picture is written.
+
+    They are too few for a second half, so no intervention is carried out.
+    """
+    config = replace(config, gains_every=0)
     with fight_bench(fights, config.folder, sounds=config.sounds, seed=config.seed) as (bench, quality):
         return _scored(bench, config, progress, quality)
 

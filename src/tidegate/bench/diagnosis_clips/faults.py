@@ -35,7 +35,7 @@ class Bench:
     diagnosed: Deployed
     """Items that a diagnosis sees."""
     measured: Deployed
-    """Items of other sources, on which interventions are measured."""
+    """Items of other sources, on which interventions are measured; the same ones where none is carried out."""
     reference: Reference | None
     """Training items; None: leakage cannot be planted."""
     columns: tuple[str, ...]

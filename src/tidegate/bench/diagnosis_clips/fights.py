@@ -23,7 +23,7 @@ import numpy.typing as npt
 from tidegate.bench.diagnosis_clips.faults import Bench
 from tidegate.bench.diagnosis_clips.footage import Footage
 from tidegate.bench.diagnosis_clips.motion import MOTION_VERSION, describe_motion
-from tidegate.bench.diagnosis_clips.rendered import least_extra_errors, sounds_of
+from tidegate.bench.diagnosis_clips.rendered import fingerprint, least_extra_errors, sounds_of
 from tidegate.bench.diagnosis_clips.system import ClipSystem, Deployed, Pair, attribute_of
 from tidegate.bench.diagnosis_clips.treatment import UNTREATED
 from tidegate.corpus.loaders import load_fights
@@ -144,12 +144,13 @@ def fight_bench(
         if lost := [e.video_id for e, clip in zip(entries, clips, strict=True) if not isinstance(clip, Clip)]:
             raise ManifestError(f"{fights}: expected clips that decode, {len(lost)} do not: {', '.join(lost[:3])}")
         judge = fit_judge(_described(clips), _labels(entries), [str(e.source_id) for e in entries], seed=seed)
-        system = ClipSystem(footage, judge, ISSUE, folder / "scores")
+        heard = sounds_of(sounds, entries)
+        system = ClipSystem(footage, judge, ISSUE, folder / "scores", stamp=f"{seed}|{fingerprint(heard)}")
         deployed = _deployed(system, judge, np.arange(len(listed)))
         bench = Bench(
             diagnosed=deployed, measured=deployed, columns=tuple(_SLICES),
             reference=_reference(clips[len(listed) :], entries[len(listed) :]),
-            sounds=sounds_of(sounds, entries), least_extra_errors=least_extra_errors(len(listed)),
+            sounds=heard, least_extra_errors=least_extra_errors(len(listed)),
         )  # fmt: skip
         yield bench, {"judge": f"logistic regression on {MOTION_VERSION}, {NUM_FOLDS} folds by source, seed {seed}"}
 

@@ -7,6 +7,7 @@ the manifest has a train split, say what is novel or copied.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from tidegate.errors import ManifestError, MediaError
 from tidegate.media import read_audio
 from tidegate.types import AudioChunk, Clip
 
-__all__ = ["LEAST_ITEMS", "halves", "least_extra_errors", "rendered_bench", "sounds_of"]
+__all__ = ["LEAST_ITEMS", "fingerprint", "halves", "least_extra_errors", "rendered_bench", "sounds_of"]
 
 LEAST_ITEMS = 20
 """Items that each half must have."""
@@ -117,6 +118,14 @@ def sounds_of(folder: Path | None, entries: Sequence[Entry]) -> list[AudioChunk]
     return found[:MAX_SOUNDS]
 
 
+def fingerprint(sounds: Sequence[AudioChunk]) -> str:
+    """Changes whenever a sound does."""
+    digest = hashlib.sha256()
+    for chunk in sounds:
+        digest.update(chunk.samples.tobytes())
+    return digest.hexdigest()[:12]
+
+
 @contextmanager
 def rendered_bench(
     manifest_path: Path, models: str, folder: Path, *, items: int, reference_items: int, sounds: Path | None,
@@ -129,7 +138,8 @@ def rendered_bench(
     deciding = deciding_of(models, p_base)
     heard = sounds_of(sounds, [entry for entry in train if entry.labels[issue] == 0])
     with Footage([*first, *second], deciding.request, folder=folder / "decoded") as footage:
-        system = ClipSystem(footage, _Stages(deciding=deciding), issue, folder / "scores")
+        system = ClipSystem(footage, _Stages(deciding=deciding), issue, folder / "scores",
+                            stamp=f"{seed}|{fingerprint(heard)}")
         diagnosed = _deployed(system, np.arange(len(first)), deciding)
         measured = _deployed(system, np.arange(len(first), len(first) + len(second)), deciding)
         reference = _reference(train[:reference_items], deciding, issue, folder)

@@ -10,8 +10,10 @@ Shape legend: N items.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate.bench.diagnosis_clips.footage import Footage
-from tidegate.bench.diagnosis_clips.treatment import PROBES_OF_CLIPS, Treatment, views
+from tidegate.bench.diagnosis_clips.treatment import PROBES_OF_CLIPS, UNTREATED, Treatment, undone, views
 from tidegate.diagnosis.clip_changes import Seen, spread_frames
 from tidegate.diagnosis.clip_scorer import matched_donors, stopped_score
 from tidegate.diagnosis.content import Content, content_of
@@ -37,6 +39,8 @@ Bools = npt.NDArray[np.bool_]
 Pair = tuple[float | None, float]
 """(score of the base stage, or None without one; score of the large stage)."""
 _BATCH = 32
+_MAX_HELD = 64
+"""Damaged clips in memory."""
 
 
 class Judge(Protocol):
@@ -66,14 +70,20 @@ class Judged:
 
 
 class ClipSystem:
-    """Entries, their footage and their judge, with all raw scores so far."""
+    """Entries, their footage and their judge, with all raw scores so far.
 
-    def __init__(self, footage: Footage, judge: Judge, issue: str, folder: Path) -> None:
+    What is kept lies under the judge, the entries (clips to swap with are drawn from them) and ``stamp``: whatever
+    else scores depend on, such as the sounds that damage is done with.
+    """
+
+    def __init__(self, footage: Footage, judge: Judge, issue: str, folder: Path, *, stamp: str = "") -> None:
         self.footage, self.judge, self.issue, self.entries = footage, judge, issue, footage.entries
-        self.folder = folder / judge.identity
+        names = "|".join([stamp, *(entry.video_id for entry in self.entries)])
+        self.folder = folder / f"{judge.identity}-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._donors = matched_donors(self.entries, issue)
         self._known: dict[tuple[str, str], dict[str, Judged]] = {}
+        self._held: OrderedDict[tuple[int, str], Clip | MediaError] = OrderedDict()
         self.calls = 0
         """Clips that were really scored."""
 
@@ -111,8 +121,8 @@ class ClipSystem:
 
     def _shown(self, row: int, how: Treatment, probe: str) -> tuple[list[Clip], str]:
         """(clips to score, why there is none)."""
-        arrived = how.kept_bytes >= 1.0 or probe == "retry"
-        clip = self.footage.clip(row) if arrived else self.footage.part(row, how.kept_bytes)
+        how = UNTREATED if undone(how, probe) else how
+        clip = self._file_of(row, how)
         if isinstance(clip, MediaError):
             return [], clip.code
         donor = self.footage.clip(self._donors[row]) if probe.endswith(("_swap", "_only")) else None
@@ -120,6 +130,20 @@ class ClipSystem:
         seen = Seen(clip=clip, num_frames=self.judge.num_frames, donor=donor if isinstance(donor, Clip) else None,
                     truth=entry.truth, seed=zlib.crc32(entry.video_id.encode()))
         return views(seen, how, probe), ""
+
+    def _file_of(self, row: int, how: Treatment) -> Clip | MediaError:
+        """The file as it decodes; damaged ones are held for the next probes, the last ones used first."""
+        if how.damage is None and how.kept_bytes >= 1.0:
+            return self.footage.clip(row)
+        if (row, how.key) not in self._held:
+            clip = self.footage.clip(row) if how.kept_bytes >= 1.0 else self.footage.part(row, how.kept_bytes)
+            if how.damage is not None and isinstance(clip, Clip):
+                clip = how.damage(clip, zlib.crc32(self.entries[row].video_id.encode()))
+            self._held[row, how.key] = clip
+            while len(self._held) > _MAX_HELD:
+                self._held.popitem(last=False)
+        self._held.move_to_end((row, how.key))
+        return self._held[row, how.key]
 
     def _keep(self, row: int, treatment: str, probe: str, one: Judged) -> None:
         video_id, file = self.entries[row].video_id, self._file(treatment, probe)

@@ -1,8 +1,8 @@
 """``Treatment``: what befalls an item between its upload and a stage, and what each probe then shows the stage.
 
-Enters: the clip as it was uploaded, a treatment, a probe. Leaves: the clips that are scored. A damaged file is damaged
+Enters: the clip as its file decodes (damaged, if the treatment damages files), a treatment, a probe. Leaves: the clips that are scored. A damaged file is damaged
 under every probe; a pipeline that takes too few frames, or decodes them too small, is undone by the probes that ask for
-more of just that.
+more of just that. What another reading (``retry``) undoes is for ``undone`` to say.
 
 Shape legend: T frames.
 """
@@ -17,12 +17,13 @@ from tidegate.bench.diagnosis_clips.damage import Damage, shrunk
 from tidegate.diagnosis.clip_changes import CHANGES, Seen, changed, spread_frames
 from tidegate.types import Clip, FrameBatch
 
-__all__ = ["PROBES_OF_CLIPS", "UNTREATED", "Treatment", "views"]
+__all__ = ["PROBES_OF_CLIPS", "UNTREATED", "Treatment", "undone", "views"]
 
 PROBES_OF_CLIPS = frozenset(CHANGES) | {"retry", "resolution_up"}
 """Probes that a planted clip answers: those of clips, another reading of the file, and decoding at full size."""
-_FULL_SIZE = ("resolution_up", "crops", "retry")
-_WHOLE_SPAN = ("frames_more", "frames_window", "retry")
+_FULL_SIZE = ("resolution_up", "crops")
+_WHOLE_SPAN = ("frames_more", "frames_window")
+_AS_IT_IS = ("", "resolution_up", "retry")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,11 +49,14 @@ class Treatment:
 UNTREATED = Treatment()
 
 
+def undone(treatment: Treatment, probe: str) -> bool:
+    """Whether a probe takes the whole treatment back: another reading does where serving made a note of it."""
+    return probe == "retry" and treatment.note != ""
+
+
 def views(seen: Seen, treatment: Treatment, probe: str) -> list[Clip]:
-    """What the stages see of an item under a treatment and a probe (empty: as it is); none where it does not apply."""
-    if probe == "retry":
-        return changed(seen, None)
-    clip = seen.clip if treatment.damage is None else treatment.damage(seen.clip, seen.seed)
+    """What the stages see of a decoded file under a treatment and a probe (empty: none); none where it does not apply."""
+    clip = seen.clip
     if probe not in _WHOLE_SPAN:
         clip = _first_part(clip, treatment.beginning)
     if probe not in _FULL_SIZE:
@@ -62,7 +66,7 @@ def views(seen: Seen, treatment: Treatment, probe: str) -> list[Clip]:
         return [spread_frames(clip, seen.num_frames, 2)]
     if probe == "frames_window" and count < 2:
         return []
-    return changed(replace(seen, clip=clip, num_frames=count), None if probe in ("", "resolution_up") else probe)
+    return changed(replace(seen, clip=clip, num_frames=count), None if probe in _AS_IT_IS else probe)
 
 
 def _first_part(clip: Clip, share: float) -> Clip:
