@@ -86,6 +86,8 @@ def _fitted(rows_ND: Floats, labels: Ints, strength: float) -> _Fold:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
         raise DependencyMissing("the bench on fights needs scikit-learn: pip install 'tidegate[diagnosis]'") from error
+    if len(set(labels.tolist())) < 2:
+        raise ManifestError("expected clips with and without a fight in every fold of the sources, found one kind only")
     centre, scale = rows_ND.mean(axis=0), np.maximum(rows_ND.std(axis=0), 1e-6)
     model = LogisticRegression(C=strength, max_iter=2000).fit(((rows_ND - centre) / scale).clip(-5, 5), labels)
     return _Fold(centre_D=centre, scale_D=scale, weights_D=model.coef_[0], bias=float(model.intercept_[0]),

@@ -1,8 +1,8 @@
 """``Treatment``: what befalls an item between its upload and a stage, and what each probe then shows the stage.
 
-Enters: the clip as its file decodes (damaged, if the treatment damages files), a treatment, a probe. Leaves: the clips that are scored. A damaged file is damaged
-under every probe; a pipeline that takes too few frames, or decodes them too small, is undone by the probes that ask for
-more of just that. What another reading (``retry``) undoes is for ``undone`` to say.
+Enters: the clip as its file decodes (damaged, if the treatment damages files), a treatment, a probe. Leaves: the clips
+that are scored. A damaged file is damaged under every probe; a pipeline that takes too few frames, or decodes them too
+small, is undone by the probes that ask for more of just that. What another reading undoes, ``undone`` says.
 
 Shape legend: T frames.
 """
@@ -55,7 +55,7 @@ def undone(treatment: Treatment, probe: str) -> bool:
 
 
 def views(seen: Seen, treatment: Treatment, probe: str) -> list[Clip]:
-    """What the stages see of a decoded file under a treatment and a probe (empty: none); none where it does not apply."""
+    """What stages see of a decoded file under a treatment and a probe ("": no probe); none if it does not apply."""
     clip = seen.clip
     if probe not in _WHOLE_SPAN:
         clip = _first_part(clip, treatment.beginning)
