@@ -64,6 +64,12 @@ def _f1_of_class(rows: Sequence[Row], name: str) -> float:
     return 2 * hits / total if total else float("nan")
 
 
+def _macro_f1(rows: Sequence[Row]) -> float:
+    """Mean over the classes that occur or are named; NaN without any."""
+    known = [value for value in (_f1_of_class(rows, name) for name in NAMES) if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
 def regret(row: Row, intervention: str | None) -> float:
     """(best gain - gain of the intervention) / best gain; 1 for doing nothing.
 
@@ -119,7 +125,7 @@ def score(rows: Sequence[Row]) -> dict[str, Any]:
         ),
         "false_alarm": _interval(quiet, lambda row: _top(row) != "none"),
         **_full(of, quiet),
-        "macro_f1": float(np.nanmean([_f1_of_class([*single, *quiet], name) for name in NAMES])),
+        "macro_f1": _macro_f1([*single, *quiet]),
         "items_found": _interval(single, lambda row: row["items_found"]),
         "calls_per_error": _interval([*single, *quiet], lambda row: row["calls_per_error"]),
         "median_regret": _interval(gained, lambda row: regret(row, row["recommended"]), median=True),
