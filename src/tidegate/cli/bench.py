@@ -191,6 +191,20 @@ def _pipeline(
     _print(found.to_dict(), found.table(), as_json=as_json)
 
 
+def _on_clips(clips: Path | None, fights: Path | None, models: str, settings: dict[str, Any], *, as_json: bool) -> None:
+    """Faults planted in the videos of a manifest, or in real clips."""
+    from tidegate.bench.diagnosis_clips import ClipBenchConfig, run_clip_benchmark, run_fight_benchmark
+    from tidegate.bench.diagnosis_clips.table import render_clips
+
+    config = ClipBenchConfig(**settings)
+    if clips is not None:
+        found = run_clip_benchmark(clips, models, config, _progress)
+    else:
+        assert fights is not None
+        found = run_fight_benchmark(fights, config, _progress)
+    _print(found.to_dict(), render_clips(found), as_json=as_json)
+
+
 @bench.command(
     "diagnosis",
     epilog="Examples: tidegate bench diagnosis --quick; tidegate bench diagnosis --clips corpus/manifest.parquet; "
@@ -238,20 +252,11 @@ def _diagnosis(
         if sounds is not None and clips is None and fights is None:
             raise UsageError("--sounds: expected --clips or --fights with it, got neither")
         if clips is not None or fights is not None:
-            from tidegate.bench.diagnosis_clips import ClipBenchConfig
-            from tidegate.bench.diagnosis_clips.benchmark import run_clip_benchmark, run_fight_benchmark
-            from tidegate.bench.diagnosis_clips.table import render_clips
-
-            config = ClipBenchConfig(
-                folder=folder, seeds=seeds or 1, seed=seed, items=items, max_errors=max_errors, sounds=sounds,
-                max_controls=max_controls, gains_every=gains_every, max_seconds=max_seconds,
-            )  # fmt: skip
-            if clips is not None:
-                on_clips = run_clip_benchmark(clips, models, config, _progress)
-            else:
-                assert fights is not None
-                on_clips = run_fight_benchmark(fights, config, _progress)
-            _print(on_clips.to_dict(), render_clips(on_clips), as_json=as_json)
+            settings = {
+                "folder": folder, "seeds": seeds or 1, "seed": seed, "items": items, "max_errors": max_errors,
+                "max_controls": max_controls, "gains_every": gains_every, "sounds": sounds, "max_seconds": max_seconds,
+            }  # fmt: skip
+            _on_clips(clips, fights, models, settings, as_json=as_json)
             return
         from tidegate.bench.diagnosis import render, run_diagnosis_benchmark
         from tidegate.bench.diagnosis_fit import fit_and_save
