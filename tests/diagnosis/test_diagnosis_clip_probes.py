@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from tidegate.cli import app
 from tidegate.corpus.manifest import Entry, Manifest, write_manifest
 from tidegate.diagnosis.clip_changes import DENSE, Seen, changed, composes, spread_frames
-from tidegate.diagnosis.clip_scorer import AsIs, ClipScorer, Deciding, _on_scale
+from tidegate.diagnosis.clip_scorer import AsIs, ClipScorer, Deciding, on_scale
 from tidegate.diagnosis.investigate import InvestigationConfig, investigate, large_of
 from tidegate.diagnosis.retrying import widened
 from tidegate.diagnosis.score_table import read_scores
@@ -208,7 +208,7 @@ def test_what_the_base_stage_stops_no_other_policy_sees(tmp_path):
 @pytest.mark.parametrize(("own", "threshold"), [(0.5, 0.5), (0.03, 0.9), (0.97, 0.2), (0.3, 0.30000000000000004)])
 def test_scores_on_the_runs_scale_keep_their_verdict_and_their_order(own, threshold):
     values = np.unique([*np.linspace(0, 1, 301), own, np.nextafter(own, 0), np.nextafter(own, 1)])
-    moved = np.asarray([_on_scale(float(value), own, threshold) for value in values])
+    moved = np.asarray([on_scale(float(value), own, threshold) for value in values])
     assert ((moved >= threshold) == (values >= own)).all()
     assert (np.diff(moved) >= 0).all()
 

@@ -62,7 +62,8 @@ def test_the_bias_of_none_keeps_quiet_runs_quiet() -> None:
 def test_a_part_of_a_run_keeps_items_and_their_probes_together() -> None:
     table = table_of(harmful=True)
     kept = {"clean": np.arange(600.0)}
-    whole = StoredRun(truth="M2", family="fitting", world=1, extra_errors=40, table=table, scorer=StoredScorer(kept=kept),
+    scorer = StoredScorer(kept=kept)
+    whole = StoredRun(truth="M2", family="fitting", world=1, extra_errors=40, table=table, scorer=scorer,
                       harmed=table.errors)
     part = part_of(whole, 200)
     assert len(part.table) == 200

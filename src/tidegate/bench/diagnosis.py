@@ -25,7 +25,7 @@ from tidegate.diagnosis.taxonomy import TAXONOMY
 from tidegate.diagnosis.transfer import TransferRatios, shipped_ratios
 from tidegate.evaluation import markdown_table
 
-__all__ = ["DiagnosisReport", "Planned", "plan", "render", "run_diagnosis_benchmark"]
+__all__ = ["DiagnosisReport", "Planned", "known_rows", "plan", "render", "run_diagnosis_benchmark"]
 
 
 FIRST_SCORED_WORLD = 2000
@@ -80,7 +80,7 @@ def plan(*, seeds: int, full: bool, first_seed: int = FIRST_SCORED_WORLD) -> Ite
             yield Planned(fault=fault, with_gains=False, with_curve=False)
 
 
-def _known(path: Path) -> dict[str, dict[str, Any]]:
+def known_rows(path: Path) -> dict[str, dict[str, Any]]:
     """Rows by key; a last line that was torn when a run was killed is dropped from the file."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -97,7 +97,7 @@ def _run_all(
     max_seconds: float | None,
 ) -> tuple[list[dict[str, Any]], str]:
     classifier = shipped_classifier()
-    known, rows, started = _known(path), [], time.perf_counter()
+    known, rows, started = known_rows(path), [], time.perf_counter()
     for number, one in enumerate(planned):
         key = key_of(one.fault)
         if key not in known:
@@ -160,25 +160,26 @@ def render(report: DiagnosisReport) -> str:
     """Markdown of all figures."""
     found = report.scores
     rows = [
-        {"figure": words, "value": found[name]["value"], "95 % interval": _between(found[name]),
-         "runs": found[name]["n"], "goal": goal}
+        {"figure": words, "value": found[name]["value"] if found[name]["n"] else "n/a",
+         "95 % interval": _between(found[name]), "runs": found[name]["n"], "goal": goal}
         for name, (words, goal) in GOALS.items()
     ]  # fmt: skip
     ours = {"top1": found["top1"]["value"], "heldout_top1": found["heldout_top1"]["value"],
             "false_alarm": found["false_alarm"]["value"], "median_regret": found["median_regret"]["value"]}  # fmt: skip
     rivals = [{"method": name, **values} for name, values in {"diagnosis": ours, **found["rivals"]}.items()]
     by_class = [{"class": name, **values} for name, values in found["by_class"].items()]
+    curve = ["Accuracy against model calls:", markdown_table(found["curve"])] if found["curve"] else []
     return "\n\n".join([
         f"{found['runs']} runs ({found['runs_too_small_to_count']} planted faults were too small to count), judged by: "
         f"{report.classifier}; macro-F1 {found['macro_f1']:.3f}.",
         markdown_table(rows), "Beside simpler methods:", markdown_table(rivals), "By class (named first):",
-        markdown_table(by_class), "Accuracy against model calls:", markdown_table(found["curve"]),
+        markdown_table(by_class), *curve,
         "Confusion (truth: named):", _confusion(found["confusion"]),
     ])  # fmt: skip
 
 
 def _between(interval: dict[str, float]) -> str:
-    return f"{interval['low']:.3f} to {interval['high']:.3f}"
+    return f"{interval['low']:.3f} to {interval['high']:.3f}" if interval["n"] else "n/a"
 
 
 def _confusion(table: dict[str, dict[str, int]]) -> str:

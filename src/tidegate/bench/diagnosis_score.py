@@ -29,7 +29,8 @@ NAMES = (*(failure.value for failure in TAXONOMY), "none")
 
 def counted(row: Row) -> bool:
     """Whether a run counts: no fault, leakage (which harms no item), or a fault that does something."""
-    return row["truth"] in ("none", "M1") or row["extra_errors"] >= LEAST_EXTRA_ERRORS
+    least = row.get("least_extra_errors", LEAST_EXTRA_ERRORS)
+    return bool(row["truth"] in ("none", "M1") or row["extra_errors"] >= least)
 
 
 def _top(row: Row) -> str:
@@ -63,11 +64,20 @@ def _f1_of_class(rows: Sequence[Row], name: str) -> float:
     return 2 * hits / total if total else float("nan")
 
 
+def _macro_f1(rows: Sequence[Row]) -> float:
+    """Mean over the classes that occur or are named; NaN without any."""
+    known = [value for value in (_f1_of_class(rows, name) for name in NAMES) if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
 def regret(row: Row, intervention: str | None) -> float:
-    """(best gain - gain of the intervention) / best gain; NaN where nothing helps, 1 for doing nothing."""
+    """(best gain - gain of the intervention) / best gain; 1 for doing nothing.
+
+    NaN where nothing helps, or where the intervention was not carried out (on clips those that train).
+    """
     gains = {name: gain for name, gain in row["realised"].items() if name != "placebo"}
-    best = max(gains.values())
-    if best < LEAST_GAIN or row["truth"] == "M1":
+    best = max(gains.values(), default=0.0)
+    if best < LEAST_GAIN or row["truth"] == "M1" or (intervention is not None and intervention not in gains):
         return float("nan")
     return float((best - (0.0 if intervention is None else gains[intervention])) / best)
 
@@ -82,7 +92,7 @@ def _best_of_class(row: Row) -> str | None:
 
 def _mean_regret_of_chance(row: Row) -> float:
     gains = [name for name in row["realised"] if name != "placebo"]
-    return float(np.mean([regret(row, name) for name in gains]))
+    return float(np.mean([regret(row, name) for name in gains])) if gains else float("nan")
 
 
 def _covered(row: Row) -> list[bool]:
@@ -115,7 +125,7 @@ def score(rows: Sequence[Row]) -> dict[str, Any]:
         ),
         "false_alarm": _interval(quiet, lambda row: _top(row) != "none"),
         **_full(of, quiet),
-        "macro_f1": float(np.nanmean([_f1_of_class([*single, *quiet], name) for name in NAMES])),
+        "macro_f1": _macro_f1([*single, *quiet]),
         "items_found": _interval(single, lambda row: row["items_found"]),
         "calls_per_error": _interval([*single, *quiet], lambda row: row["calls_per_error"]),
         "median_regret": _interval(gained, lambda row: regret(row, row["recommended"]), median=True),

@@ -6,6 +6,7 @@ Each verb measures side by side in one run and prints a Markdown table, or one J
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,16 @@ def _progress(message: str) -> None:
 
 
 def _print(record: dict[str, Any], text: str, *, as_json: bool) -> None:
-    typer.echo(json.dumps(record, default=str) if as_json else text)
+    typer.echo(json.dumps(_finite(record), default=str, allow_nan=False) if as_json else text)
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: what could not be computed is null."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(text: str, name: str) -> list[int]:
@@ -181,11 +191,48 @@ def _pipeline(
     _print(found.to_dict(), found.table(), as_json=as_json)
 
 
-@bench.command("diagnosis", epilog="Example: tidegate bench diagnosis --quick")
+def _on_clips(clips: Path | None, fights: Path | None, models: str, settings: dict[str, Any], *, as_json: bool) -> None:
+    """Faults planted in the videos of a manifest, or in real clips."""
+    from tidegate.bench.diagnosis_clips import ClipBenchConfig, run_clip_benchmark, run_fight_benchmark
+    from tidegate.bench.diagnosis_clips.table import render_clips
+
+    config = ClipBenchConfig(**settings)
+    if clips is not None:
+        found = run_clip_benchmark(clips, models, config, _progress)
+    else:
+        assert fights is not None
+        found = run_fight_benchmark(fights, config, _progress)
+    _print(found.to_dict(), render_clips(found), as_json=as_json)
+
+
+@bench.command(
+    "diagnosis",
+    epilog="Examples: tidegate bench diagnosis --quick; tidegate bench diagnosis --clips corpus/manifest.parquet; "
+    "tidegate bench diagnosis --fights FOLDER --sounds ESC10_FOLDER",
+)
 def _diagnosis(
     *,
     full: Annotated[bool, typer.Option("--full/--quick", help="Several worlds, or a first look.")] = False,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Test worlds; default: 4, quick: 1.")] = None,
+    clips: Annotated[
+        Path | None, typer.Option(help="Plant faults in the test videos of this manifest instead of in worlds.")
+    ] = None,
+    models: Annotated[str, typer.Option(help="With --clips: preset, or a folder with checkpoints.")] = "tiny",
+    fights: Annotated[
+        Path | None, typer.Option(help="Plant faults in these real clips instead; a model fitted out of fold judges.")
+    ] = None,
+    sounds: Annotated[
+        Path | None, typer.Option(help="With --clips or --fights: ESC-10, to swap sounds; default: of other clips.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Test worlds; default: 4, quick: 1. On clips: plantings of each fault.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="On clips: seed of halves, slices and faults.")] = 0,
+    items: Annotated[int, typer.Option(min=20, help="With --clips: most videos of each half.")] = 240,
+    max_errors: Annotated[int, typer.Option(min=1, help="On clips: errors of a run that are probed.")] = 16,
+    max_controls: Annotated[int, typer.Option(min=1, help="On clips: right videos that each probe is run on.")] = 12,
+    gains_every: Annotated[
+        int, typer.Option(min=0, help="With --clips: carry interventions out in every so many runs; 0: in none.")
+    ] = 4,
     folder: Annotated[Path, typer.Option(help="Where rows are kept; what is there is not run again.")] = Path(
         "out/bench/diagnosis"
     ),
@@ -196,8 +243,21 @@ def _diagnosis(
     max_seconds: Annotated[float | None, typer.Option(help="Stop then and score what there is.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Plant faults with a known cause: is it named, and does the advice work? Every intervention is really run."""
+    """Plant faults with a known cause: is it named, and does the advice work? In worlds, rendered or real clips."""
     with _said_plainly():
+        from tidegate.errors import UsageError
+
+        if clips is not None and fights is not None:
+            raise UsageError("expected --clips or --fights, got both")
+        if sounds is not None and clips is None and fights is None:
+            raise UsageError("--sounds: expected --clips or --fights with it, got neither")
+        if clips is not None or fights is not None:
+            settings = {
+                "folder": folder, "seeds": seeds or 1, "seed": seed, "items": items, "max_errors": max_errors,
+                "max_controls": max_controls, "gains_every": gains_every, "sounds": sounds, "max_seconds": max_seconds,
+            }  # fmt: skip
+            _on_clips(clips, fights, models, settings, as_json=as_json)
+            return
         from tidegate.bench.diagnosis import render, run_diagnosis_benchmark
         from tidegate.bench.diagnosis_fit import fit_and_save
         from tidegate.bench.diagnosis_fit_gains import fit_gains_and_save

@@ -37,7 +37,7 @@ from tidegate.types import Clip, ClipRequest, TextSpan
 if TYPE_CHECKING:
     from tidegate.models.recogniser import Recogniser
 
-__all__ = ["AsIs", "ClipScorer", "Deciding"]
+__all__ = ["AsIs", "ClipScorer", "Deciding", "matched_donors", "on_scale"]
 
 AsIs = ""
 """Key of the scores under no change."""
@@ -130,7 +130,7 @@ class ClipScorer:
         self._folder = cache / deciding.identity
         self._folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, dict[str, _Scored]] = {}
-        self._donors = _donors(self._entries, self._issue)
+        self._donors = matched_donors(self._entries, self._issue)
         self._held: OrderedDict[int, Clip | MediaError] = OrderedDict()
         self._max_held_bytes = max_held_bytes
 
@@ -288,10 +288,10 @@ class ClipScorer:
                 if value >= deciding.tau:
                     left.append((place, clip))
                 else:
-                    _raise_to(one, _on_scale(value, deciding.tau, deciding.threshold))
+                    _raise_to(one, on_scale(value, deciding.tau, deciding.threshold))
         for (place, _), score in zip(left, judge.large([clip for _, clip in left]), strict=True):
             same = judge is deciding
-            value = score.value if same else _on_scale(score.value, judge.threshold, deciding.threshold)
+            value = score.value if same else on_scale(score.value, judge.threshold, deciding.threshold)
             _raise_to(found[place], value)
 
     def close(self) -> None:
@@ -317,7 +317,7 @@ def _raise_to(one: _Scored, value: float) -> None:
     one.score = value if one.score is None else max(one.score, value)
 
 
-def _on_scale(value: float, own: float, threshold: float) -> float:
+def on_scale(value: float, own: float, threshold: float) -> float:
     """A score as far from the run's threshold, in log-odds, as it lay from its own; flagged stays flagged."""
     def odds(p: float) -> float:
         inside = min(max(p, 1e-6), 1 - 1e-6)
@@ -329,7 +329,7 @@ def _on_scale(value: float, own: float, threshold: float) -> float:
     return max(moved, threshold) if flagged else moved
 
 
-def _donors(entries: Sequence[Entry], issue: str) -> dict[int, int]:
+def matched_donors(entries: Sequence[Entry], issue: str) -> dict[int, int]:
     """For each row a harmless row of the same language and another source, the same in every run."""
     harmless = [row for row, entry in enumerate(entries) if entry.labels.get(issue) == 0]
     chosen = {}
