@@ -7,7 +7,6 @@ seen; the held-out injectors are mechanisms that no fit has seen.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 
 from tidegate.bench.diagnosis_runs import RunConfig, key_of, run_fault
 from tidegate.bench.diagnosis_score import score
+from tidegate.bench.kept_rows import append_row, read_rows
 from tidegate.diagnosis.learned import shipped_classifier
 from tidegate.diagnosis.planted.cases import doubles, faultless, singles
 from tidegate.diagnosis.planted.fault import Fault
@@ -25,7 +25,7 @@ from tidegate.diagnosis.taxonomy import TAXONOMY
 from tidegate.diagnosis.transfer import TransferRatios, shipped_ratios
 from tidegate.evaluation import markdown_table
 
-__all__ = ["DiagnosisReport", "Planned", "known_rows", "plan", "render", "run_diagnosis_benchmark"]
+__all__ = ["DiagnosisReport", "Planned", "plan", "render", "run_diagnosis_benchmark"]
 
 
 FIRST_SCORED_WORLD = 2000
@@ -80,24 +80,12 @@ def plan(*, seeds: int, full: bool, first_seed: int = FIRST_SCORED_WORLD) -> Ite
             yield Planned(fault=fault, with_gains=False, with_curve=False)
 
 
-def known_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """Rows by key; a last line that was torn when a run was killed is dropped from the file."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            break
-    return {row["key"]: row for row in rows}
-
-
 def _run_all(
     planned: Sequence[Planned], path: Path, ratios: TransferRatios, progress: Callable[[str], None],
     max_seconds: float | None,
 ) -> tuple[list[dict[str, Any]], str]:
     classifier = shipped_classifier()
-    known, rows, started = known_rows(path), [], time.perf_counter()
+    known, rows, started = {row["key"]: row for row in read_rows(path)}, [], time.perf_counter()
     for number, one in enumerate(planned):
         key = key_of(one.fault)
         if key not in known:
@@ -109,8 +97,7 @@ def _run_all(
                 with_full=one.with_full,
             )
             known[key] = run_fault(one.fault, config)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(known[key]) + "\n")
+            append_row(path, known[key])
             named, seconds = known[key]["ranking"][0][0], known[key]["seconds"]
             progress(f"{number + 1}/{len(planned)} {key}: {named} ({seconds:.0f} s)")
         rows.append(known[key])

@@ -6,19 +6,18 @@ them. Rows are written as they come; a run that was stopped goes on where it was
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tidegate.bench.diagnosis import known_rows
 from tidegate.bench.diagnosis_clips.faults import Bench, ClipFault, planned_faults
 from tidegate.bench.diagnosis_clips.fights import fight_bench
 from tidegate.bench.diagnosis_clips.rendered import rendered_bench
 from tidegate.bench.diagnosis_clips.runs import ClipRunConfig, run_clip_fault
 from tidegate.bench.diagnosis_clips.table import ClipReport, clip_report
+from tidegate.bench.kept_rows import append_row, read_rows
 from tidegate.diagnosis.learned import shipped_classifier
 from tidegate.diagnosis.transfer import shipped_ratios
 
@@ -83,7 +82,7 @@ def _run_all(bench: Bench, faults: Sequence[ClipFault], config: ClipBenchConfig,
              ) -> list[dict[str, Any]]:
     name = f"rows-{len(bench.diagnosed.rows)}-{config.max_errors}-{config.max_controls}.jsonl"
     path, started, rows = bench.diagnosed.system.folder / name, time.perf_counter(), []
-    known, second, ratios = known_rows(path), shipped_classifier(), shipped_ratios()
+    known, second, ratios = {row["key"]: row for row in read_rows(path)}, shipped_classifier(), shipped_ratios()
     for number, fault in enumerate(faults):
         if fault.key not in known:
             if config.max_seconds is not None and time.perf_counter() - started > config.max_seconds:
@@ -93,8 +92,7 @@ def _run_all(bench: Bench, faults: Sequence[ClipFault], config: ClipBenchConfig,
             run = ClipRunConfig(max_errors=config.max_errors, max_controls=config.max_controls, second=second,
                                 ratios=ratios, with_gains=with_gains)
             known[fault.key] = run_clip_fault(bench, fault, run)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(known[fault.key]) + "\n")
+            append_row(path, known[fault.key])
             row = known[fault.key]
             progress(f"{number + 1}/{len(faults)} {fault.key}: {row['ranking'][0][0]}, {row['extra_errors']:+d} errors "
                      f"({row['clips_scored']} clips scored, {row['seconds']:.0f} s)")

@@ -23,6 +23,7 @@ from tidegate.diagnosis.diagnose import Diagnosis, DiagnosisConfig, diagnose
 from tidegate.diagnosis.gains import Gain, GainsConfig, gains, known_change, suspicion
 from tidegate.diagnosis.interventions import REGISTRY, Change, Intervention
 from tidegate.diagnosis.learned import LearnedClassifier
+from tidegate.diagnosis.planted.world import f1_of
 from tidegate.diagnosis.reference import with_reference
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.diagnosis.transfer import TransferRatios
@@ -116,12 +117,12 @@ def realised_gains(measured: Deployed, clean: Deployed, case: ClipCase, config: 
     if case.reference is not None:
         table = with_reference(table, case.reference)
     seen = diagnose(table, config=config.diagnosis)
-    before, realised = _f1(table.flagged, table.labels), {}
+    before, realised = f1_of(table.flagged, table.labels), {}
     for name, one in REGISTRY.items():
         change = _applied(one, table, suspicion(seen, one.classes))
         if change is not None:
             flagged, labels, kept = _under(change, table, clean)
-            realised[name] = _f1(flagged[kept], labels[kept]) - before
+            realised[name] = f1_of(flagged[kept], labels[kept]) - before
     return before, realised
 
 
@@ -139,8 +140,3 @@ def _under(change: Change, table: ProbeTable, clean: Deployed) -> tuple[Bools, A
         labels = np.where(change.labels != table.labels, clean.labels, table.labels)
     kept = np.ones(len(table), dtype=np.bool_) if change.kept is None else change.kept
     return flagged, labels, kept
-
-
-def _f1(flagged: Bools, labels: Any) -> float:
-    positives = float(labels.sum() + flagged.sum())
-    return 2.0 * float((flagged & (labels == 1)).sum()) / positives if positives else 0.0

@@ -11,7 +11,6 @@ Shape legend: N items.
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from tidegate.bench.diagnosis_clips.footage import Footage
 from tidegate.bench.diagnosis_clips.treatment import PROBES_OF_CLIPS, UNTREATED, Treatment, undone, views
+from tidegate.bench.kept_rows import append_row, read_rows
 from tidegate.diagnosis.clip_changes import Seen, spread_frames
 from tidegate.diagnosis.clip_scorer import matched_donors, on_scale
 from tidegate.diagnosis.content import Content, content_of
@@ -146,21 +146,15 @@ class ClipSystem:
         return self._held[row, how.key]
 
     def _keep(self, row: int, treatment: str, probe: str, one: Judged) -> None:
-        video_id, file = self.entries[row].video_id, self._file(treatment, probe)
+        video_id = self.entries[row].video_id
         self._of(treatment, probe)[video_id] = one
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"id": video_id, **vars(one)}) + "\n")
+        append_row(self._file(treatment, probe), {"id": video_id, **vars(one)})
 
 
 def _read(file: Path) -> dict[str, Judged]:
-    """Kept scores; a last line that was torn when a run was killed is dropped from the file."""
-    lines = file.read_text(encoding="utf-8").split("\n") if file.exists() else []
-    if lines and lines[-1]:
-        file.write_text("\n".join([*lines[:-1], ""]), encoding="utf-8")
+    """Kept scores by id."""
     known = {}
-    for line in lines[:-1]:
-        values = json.loads(line)
+    for values in read_rows(file):
         pairs = tuple((base, large) for base, large in values["pairs"])
         known[values["id"]] = Judged(pairs=pairs, note=values["note"], content=values["content"])
     return known

@@ -13,6 +13,7 @@ from typing import Any
 from tidegate.bench.diagnosis import DiagnosisReport, render
 from tidegate.bench.diagnosis_clips.faults import Bench
 from tidegate.bench.diagnosis_score import counted, score
+from tidegate.diagnosis.planted.world import f1_of
 from tidegate.evaluation import best_f1, bootstrap_interval, clopper_pearson, markdown_table, roc_auc
 
 __all__ = ["ClipReport", "clip_report", "render_clips"]
@@ -50,11 +51,10 @@ def _without_fault(bench: Bench) -> dict[str, Any]:
     known = table.scores == table.scores
     arrays = (table.labels[known], table.scores[known])
     auc = bootstrap_interval(roc_auc, *arrays, clusters=table.sources[known].tolist(), seed=0)
-    caught = int((table.flagged & (table.labels == 1)).sum())
     return {
         "diagnosed_items": len(table), "measured_items": len(bench.measured.rows), "positives": int(table.labels.sum()),
         "sources": len(set(table.sources.tolist())), "errors_without_fault": int(table.errors.sum()),
-        "auc": str(auc), "f1": 2 * caught / max(1, int(table.labels.sum() + table.flagged.sum())),
+        "auc": str(auc), "f1": f1_of(table.flagged, table.labels),
         "best_f1": float(best_f1(*arrays)[0]), "least_extra_errors": bench.least_extra_errors,
         "escalated": None if table.escalated is None else float(table.escalated.mean()),
     }  # fmt: skip
