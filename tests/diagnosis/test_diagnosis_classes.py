@@ -12,7 +12,7 @@ from tidegate.diagnosis import TAXONOMY, DiagnosisConfig, FailureClass, ProbeTab
 from tidegate.diagnosis.adaptive import ProbingConfig, probe_run
 from tidegate.diagnosis.classify import CLASSES, RulesConfig
 from tidegate.diagnosis.hypotheses import HYPOTHESES
-from tidegate.diagnosis.learned import PlantedRun, fit, load_classifier
+from tidegate.diagnosis.learned import PlantedRun, fit, load_classifier, prepare, probed_fully
 from tidegate.errors import CheckpointError
 
 QUICK = DiagnosisConfig(num_samples=20)
@@ -133,7 +133,8 @@ def planted():
         for seed in range(4):
             world = World(fault=fault, seed=seed, n=500, share=0.35)
             table, _ = probe_run(world.table(), WorldScorer(world), ProbingConfig(max_controls=60), rules=RulesConfig())
-            runs.append(PlantedRun(table=table, fault=fault, caused=world.hit & table.errors, group=seed))
+            run = PlantedRun(table=table, fault=fault, caused=world.hit & table.errors, group=seed)
+            runs.append(prepare(run, max_errors=60))
     return runs
 
 
@@ -153,6 +154,33 @@ def test_fitted_classifier_recognises_new_runs_and_survives_its_file(planted, tm
     assert loaded.notes == "test"
     assert len(loaded.run.classes) == 4
     assert set(loaded.error.classes) <= {c.value for c in CLASSES}
+
+
+def test_an_unclear_run_gets_every_probe_and_a_settled_one_does_not(planted):
+    fitted = fit(planted)
+
+    def with_level(settled):
+        world = World(fault="C8", seed=70, n=500, share=0.35)
+        config = dataclasses.replace(QUICK, probing=ProbingConfig(max_controls=60, settled=settled))
+        return diagnose(world.table(), WorldScorer(world), classifier=fitted, config=config)
+
+    never, always = with_level(0.0), with_level(1.0)
+    assert not probed_fully(never.table)
+    assert probed_fully(always.table)
+    assert always.spent.calls > never.spent.calls
+    assert always.spent.calls == pytest.approx(sum(always.spent.by_probe.values()))
+    at = dict(never.ranking)[never.top]
+    assert with_level(at * 0.99).spent.calls == never.spent.calls
+    assert with_level(min(1.0, at * 1.01)).spent.calls == always.spent.calls
+
+
+def test_full_probing_is_told_from_probing_in_part():
+    world = World(fault="C8", seed=1)
+    probed = {order: probe_run(world.table(), WorldScorer(world), ProbingConfig(order=order), rules=RulesConfig())[0]
+              for order in ("all", "adaptive")}
+    assert probed_fully(probed["all"])
+    assert not probed_fully(probed["adaptive"])
+    assert not probed_fully(world.table())
 
 
 def test_a_file_that_is_no_classifier_is_refused(tmp_path):

@@ -136,14 +136,18 @@ def test_slices_have_about_the_share_that_was_asked_for() -> None:
 def test_plans_keep_fitting_worlds_and_test_worlds_apart() -> None:
     from tidegate.bench.diagnosis import plan
     from tidegate.bench.diagnosis_fit import fitting_faults
+    from tidegate.bench.diagnosis_fit_gains import FIRST_WORLD
 
     fitted = list(fitting_faults(3))
     assert {one.family for one in fitted} == {"fitting", "further", "none", "decoy"}
     tested = [one.fault for one in plan(seeds=2, full=True)]
     assert max(one.world for one in fitted) < FIRST_TEST_WORLD <= min(one.world for one in tested)
     assert {one.family for one in tested} == {"fitting", "held_out", "none", "decoy", "and", "or"}
-    with pytest.raises(UsageError, match="fewer than"):
-        list(fitting_faults(FIRST_TEST_WORLD))
+    quiet = {one.world for one in fitted} - {one.world for one in fitted if one.truth != "none"}
+    assert quiet == set(range(4, 13))
+    with pytest.raises(UsageError, match="at most 150"):
+        list(fitting_faults(151))
+    assert 150 * 4 < FIRST_WORLD < FIRST_TEST_WORLD
     assert len(list(singles([1], "held_out"))) == 42
     assert all(one.truth == "none" for one in faultless([1, 2]))
     assert all(one.also for one in doubles([1]))

@@ -10,30 +10,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tidegate.bench.processes import shared
 from tidegate.diagnosis.adaptive import ProbingConfig, probe_run
 from tidegate.diagnosis.classify import RulesConfig
-from tidegate.diagnosis.learned import SHIPPED, LearnedClassifier, PlantedRun, fit
-from tidegate.diagnosis.planted.cases import FIRST_TEST_WORLD, Case, faultless, plant, singles
+from tidegate.diagnosis.learned import SHIPPED, LearnedClassifier, PlantedRun, PreparedRun, fit, prepare
+from tidegate.diagnosis.planted.cases import Case, faultless, plant, singles
 from tidegate.diagnosis.planted.fault import Fault
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.errors import UsageError
 
-__all__ = ["StoredRun", "StoredScorer", "collect", "fit_and_save", "fit_shipped", "load_run", "name_of", "save_run"]
+__all__ = ["StoredRun", "StoredScorer", "collect", "fit_and_save", "fit_shipped", "load_run", "name_of",
+           "prepared_versions", "save_run"]
 
 Array = npt.NDArray[Any]
 PROBING = {"adaptive": ProbingConfig(), "all": ProbingConfig(order="all")}
 """The ways of probing that a classifier is fitted on and scored with; the first is the default of the program."""
 SMALLER = 600
 """Items of the part of every run that is fitted on beside the whole, so that small runs are known too."""
+MOST_ERRORS = 15
+"""Errors of each table that the model of errors is fitted on."""
+QUIET = 3
+"""Worlds without a single fault for each full one."""
+MOST_WORLDS = 150
+"""Full worlds, at most: with the quiet ones they stay below those that transfer ratios are fitted on."""
 LEAST_EXTRA_ERRORS = 8
 """Faults that do less are left out of the fit: nothing can be seen of them, and no one could name them."""
 
@@ -69,22 +75,26 @@ class StoredRun:
 
 
 def fitting_faults(worlds: int) -> Iterator[Fault]:
-    """Half of all (class, severity) in every world, the other half in the next; no fault, and every decoy."""
-    if worlds >= FIRST_TEST_WORLD:
-        raise UsageError(f"expected fewer than {FIRST_TEST_WORLD} worlds for fitting, got {worlds}")
-    for world in range(1, worlds + 1):
-        yield from fitting_faults_of(world)
+    """Full worlds 1 to ``worlds``, then ``QUIET`` times as many quiet ones."""
+    if worlds > MOST_WORLDS:
+        raise UsageError(f"expected at most {MOST_WORLDS} worlds for fitting, got {worlds}")
+    for world in range(1, (1 + QUIET) * worlds + 1):
+        yield from fitting_faults_of(world, quiet=world > worlds)
 
 
-def fitting_faults_of(world: int) -> Iterator[Fault]:
-    """One world: no fault, every decoy at two severities, and half of the single faults of both mechanisms."""
+def fitting_faults_of(world: int, *, quiet: bool = False) -> Iterator[Fault]:
+    """One world: no fault, every decoy at two severities, and half of the single faults of both mechanisms.
+
+    The other half of all (class, severity) follows in the next world. A quiet world has none: how often ``none`` is
+    mistaken is learnt from worlds, not from runs, for the runs of one world share its ordinary errors.
+    """
     nothing, _ = faultless([world])
     yield nothing
     for further in (0, 1, 2, 3):
         _, decoy = faultless([world + further])
         for severity in (1 + world % 2, 3):
             yield replace(decoy, world=world, severity=severity)
-    for family in ("fitting", "further"):
+    for family in () if quiet else ("fitting", "further"):
         for number, fault in enumerate(singles([world], family)):
             if (number + number // 14 + world) % 2 == 0:
                 yield fault
@@ -132,18 +142,15 @@ def collect(folder: Path, worlds: int, progress: Callable[[str], None] = lambda 
     """Plant all faults for fitting whose runs the folder does not hold yet; worlds are shared between processes."""
     faults = list(fitting_faults(worlds))
     missing = sorted({fault.world for fault in faults if not (folder / name_of(fault)).exists()})
-    if workers == 1 or len(missing) < 2:
-        for world in missing:
-            progress(f"world {_collect_world(folder, world)} of {worlds}")
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for world in pool.map(_collect_world, [folder] * len(missing), missing):
-                progress(f"world {world} of {worlds}")
+    told = [(folder, world, world > worlds) for world in missing]
+    for number, world in enumerate(shared(_collect_world, told, workers)):
+        progress(f"world {world} planted: {number + 1} of {len(missing)}")
     return [folder / name_of(fault) for fault in faults]
 
 
-def _collect_world(folder: Path, world: int) -> int:
-    for fault in fitting_faults_of(world):
+def _collect_world(told: tuple[Path, int, bool]) -> int:
+    folder, world, quiet = told
+    for fault in fitting_faults_of(world, quiet=quiet):
         path = folder / name_of(fault)
         if not path.exists():
             save_run(path, plant(fault))
@@ -166,10 +173,9 @@ def part_of(stored: StoredRun, items: int) -> StoredRun:
 
 
 def versions_of(stored: StoredRun) -> list[PlantedRun]:
-    """The run by both ways of probing, and a smaller part of it by the adaptive one; those whose fault can be seen."""
+    """The run and a smaller part of it, both by both ways of probing; those whose fault can be seen."""
     small = part_of(stored, SMALLER)
-    pairs = [(stored, PROBING["all"]), (stored, PROBING["adaptive"]), (small, PROBING["adaptive"])]
-    return [planted_run(one, probing) for one, probing in pairs
+    return [planted_run(one, probing) for one in (stored, small) for probing in PROBING.values()
             if one.truth in ("none", "M1") or one.extra_errors >= LEAST_EXTRA_ERRORS]
 
 
@@ -179,23 +185,30 @@ def planted_run(stored: StoredRun, probing: ProbingConfig) -> PlantedRun:
     return PlantedRun(table=table, fault=stored.truth, caused=stored.harmed, group=stored.world)
 
 
-def fit_shipped(
-    paths: list[Path], *, progress: Callable[[str], None] = lambda message: None
-) -> LearnedClassifier:
+def prepared_versions(path: Path) -> list[PreparedRun]:
+    """Features of all versions of a kept run."""
+    return [prepare(version, max_errors=MOST_ERRORS) for version in versions_of(load_run(path))]
+
+
+def fit_shipped(paths: list[Path], *, progress: Callable[[str], None] = lambda message: None, workers: int = 1
+                ) -> LearnedClassifier:
     """Fit the classifier on kept runs."""
-    stored = [load_run(path) for path in paths]
-    runs = [version for run in stored for version in versions_of(run)]
-    worlds = len({run.world for run in stored})
-    progress(f"fitting on {len(runs)} tables of {len(stored)} runs in {worlds} worlds")
-    notes = (f"{len(stored)} planted runs in {worlds} worlds, each probed fully, adaptively and in part; fitting "
-             "injectors only")
-    return fit(runs, max_errors=15, notes=notes, num_trees=150, min_leaf=3)
+    runs: list[PreparedRun] = []
+    for number, versions in enumerate(shared(prepared_versions, paths, workers)):
+        runs += versions
+        if number % 100 == 99:
+            progress(f"{number + 1} of {len(paths)} runs probed")
+    worlds = len({run.group for run in runs})
+    progress(f"fitting on {len(runs)} tables of {len(paths)} runs in {worlds} worlds")
+    notes = (f"{len(paths)} planted runs in {worlds} worlds, whole and in part, each probed fully and adaptively; "
+             "fitting injectors only")
+    return fit(runs, notes=notes)
 
 
-def fit_and_save(
-    folder: Path, worlds: int, *, path: Path = SHIPPED, progress: Callable[[str], None] = lambda message: None
-) -> LearnedClassifier:
+def fit_and_save(folder: Path, worlds: int, *, path: Path = SHIPPED,
+                 progress: Callable[[str], None] = lambda message: None, workers: int = 1) -> LearnedClassifier:
     """Plant what is missing in ``folder``, fit, and write the classifier where the package looks for it."""
-    fitted = fit_shipped(collect(folder, worlds, progress), progress=progress)
+    planted = collect(folder, worlds, progress, workers=workers)
+    fitted = fit_shipped(planted, progress=progress, workers=workers)
     fitted.save(path)
     return fitted

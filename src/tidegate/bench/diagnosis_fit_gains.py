@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from tidegate.bench.diagnosis_fit import LEAST_EXTRA_ERRORS, load_run, name_of, save_run
+from tidegate.bench.processes import shared
 from tidegate.diagnosis.adaptive import ProbingConfig
 from tidegate.diagnosis.diagnose import DiagnosisConfig, diagnose
 from tidegate.diagnosis.gains import Gain, GainsConfig, gains
@@ -27,7 +29,7 @@ from tidegate.diagnosis.transfer import SHIPPED_RATIOS, TransferRatios
 
 __all__ = ["PastRun", "coverage_out_of_fold", "fit_gains_and_save", "fit_ratios", "past_run", "widening_of"]
 
-FIRST_WORLD, LAST_WORLD = 101, 999
+FIRST_WORLD, LAST_WORLD = 700, 999
 LEAST_CEILING = 0.005
 """F1 under which a ceiling teaches nothing of its ratio."""
 LEVEL = 0.9
@@ -50,23 +52,30 @@ def _faults() -> Iterator[Fault]:
                 yield fault
 
 
-def carry_out(folder: Path, runs: int, progress: Callable[[str], None]) -> list[Path]:
+def carry_out(folder: Path, runs: int, progress: Callable[[str], None], workers: int = 1) -> list[Path]:
     """Plant runs and carry out every intervention, except where the folder has them."""
+    told = [(folder, fault) for fault in islice(_faults(), 3 * runs)]  # some do too little harm to be carried on with
     done: list[Path] = []
-    for fault in _faults():
-        if len(done) >= runs:
+    for path in shared(_carry_out, told, workers):
+        if path is not None:
+            done.append(path)
+            progress(f"{len(done)}/{runs} {path.stem}")
+        if len(done) == runs:
             break
-        path = folder / name_of(fault)
-        if not path.with_suffix(".json").exists():
-            case = plant(fault)
-            if case.extra_errors < LEAST_EXTRA_ERRORS:
-                continue
-            progress(f"{len(done) + 1}/{runs} {path.stem}")
-            save_run(path, case)
-            realised = realised_gains(case.system, fault.seed)
-            path.with_suffix(".json").write_text(json.dumps(realised), encoding="utf-8")
-        done.append(path)
     return done
+
+
+def _carry_out(told: tuple[Path, Fault]) -> Path | None:
+    folder, fault = told
+    path = folder / name_of(fault)
+    if not path.with_suffix(".json").exists():
+        case = plant(fault)
+        if case.extra_errors < LEAST_EXTRA_ERRORS:
+            return None
+        save_run(path, case)
+        realised = realised_gains(case.system, fault.seed)
+        path.with_suffix(".json").write_text(json.dumps(realised), encoding="utf-8")
+    return path
 
 
 def past_run(path: Path) -> PastRun:
@@ -135,9 +144,9 @@ def coverage_out_of_fold(runs: Sequence[PastRun], *, widening: float = 1.0) -> f
 
 
 def fit_gains_and_save(folder: Path, runs: int, *, path: Path = SHIPPED_RATIOS,
-                       progress: Callable[[str], None] = lambda message: None) -> TransferRatios:
+                       progress: Callable[[str], None] = lambda message: None, workers: int = 1) -> TransferRatios:
     """Carry out what is missing in ``folder``, fit, and write the ratios where the package looks for them."""
-    past = [past_run(one) for one in carry_out(folder, runs, progress)]
+    past = [past_run(one) for one in carry_out(folder, runs, progress, workers)]
     widening = widening_of(past)
     ratios = fit_ratios(past, widening=widening)
     ratios.save(path)

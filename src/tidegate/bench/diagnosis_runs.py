@@ -113,7 +113,8 @@ def _items_found(case: Case, found: Diagnosis) -> float:
 
 
 def _at_budget(case: Case, scorer: CachingScorer, budget: float, config: RunConfig) -> dict[str, Any]:
-    probing = replace(config.diagnosis.probing, order="adaptive", calls_per_error=budget, max_pairs=0)
+    probing = replace(config.diagnosis.probing, order="adaptive", calls_per_error=budget, max_pairs=0,
+                      settled=0.0)
     bounded = replace(config.diagnosis, probing=probing, num_samples=2)
     less = diagnose(case.table, scorer, classifier=config.classifier, config=bounded)
     return {"budget": budget, "calls_per_error": less.calls_per_error, "top": less.top}

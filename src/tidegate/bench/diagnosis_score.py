@@ -138,18 +138,39 @@ def score(rows: Sequence[Row]) -> dict[str, Any]:
         "or_both_in_top3": _interval(of["or"], lambda row: _in_top(row, 3) and _also(row, 3)),
         "or_one_is_top1": _interval(of["or"], lambda row: _in_top(row, 1) or _also(row, 1)),
         "confusion": _confusion([*single, *quiet]), "by_class": _by_class(of), "by_severity": _by_severity(of),
+        "by_harm": _by_harm(of),
         "rivals": _rivals(of, quiet, gained), "curve": _curve(single),
     }  # fmt: skip
     return found
 
 
+HARM = ((12, 24), (24, 60), (60, 10_000))
+"""Bands of extra errors that accuracy is read in: from, and below."""
+
+
+def _by_harm(of: dict[str, list[Row]]) -> list[dict[str, Any]]:
+    """Named first by extra errors: whether a class is missed, or only what harms little."""
+    found = []
+    for low, high in HARM:
+        line: dict[str, Any] = {"extra errors": f"{low} to {high - 1}" if high < 10_000 else f"{low} and more"}
+        for name in ("fitting", "held_out"):
+            rows = [row for row in of[name] if low <= row["extra_errors"] < high]
+            first = float(np.mean([_in_top(row, 1) for row in rows])) if rows else float("nan")
+            line |= {name: first, f"{name} in three": float(np.mean([_in_top(row, 3) for row in rows])) if rows
+                     else float("nan"), f"{name} runs": len(rows)}
+        found.append(line)
+    return found
+
+
 def _full(of: dict[str, list[Row]], quiet: Sequence[Row]) -> dict[str, Any]:
     """The same with every probe on every error, over the runs that were diagnosed so too."""
-    def named(row: Row) -> float:
-        return float(row["full"]["ranking"][0][0] == row["truth"]) if "full" in row else float("nan")
+    def named(row: Row, k: int = 1) -> float:
+        known = "full" in row
+        return float(row["truth"] in [name for name, _ in row["full"]["ranking"][:k]]) if known else float("nan")
 
     return {
-        "full_top1": _interval(of["fitting"], named), "full_heldout_top1": _interval(of["held_out"], named),
+        "full_top1": _interval(of["fitting"], named), "full_top3": _interval(of["fitting"], lambda row: named(row, 3)),
+        "full_heldout_top1": _interval(of["held_out"], named),
         "full_false_alarm": _interval(quiet, lambda row: 1 - named(row)),
     }  # fmt: skip
 

@@ -241,6 +241,7 @@ def _diagnosis(
         int, typer.Option(min=0, help="Carry out all interventions in as many runs first and fit predicted gains.")
     ] = 0,
     max_seconds: Annotated[float | None, typer.Option(help="Stop then and score what there is.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="In worlds: processes that plant and diagnose.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Plant faults with a known cause: is it named, and does the advice work? In worlds, rendered or real clips."""
@@ -263,8 +264,9 @@ def _diagnosis(
         from tidegate.bench.diagnosis_fit_gains import fit_gains_and_save
 
         if fit_worlds:
-            fit_and_save(folder / "fit", fit_worlds, progress=_progress)
+            fit_and_save(folder / "fit", fit_worlds, progress=_progress, workers=workers)
         if fit_gains:
-            fit_gains_and_save(folder / "gains", fit_gains, progress=_progress)
-        found = run_diagnosis_benchmark(folder, full=full, seeds=seeds, max_seconds=max_seconds, progress=_progress)
+            fit_gains_and_save(folder / "gains", fit_gains, progress=_progress, workers=workers)
+        found = run_diagnosis_benchmark(folder, full=full, seeds=seeds, max_seconds=max_seconds, progress=_progress,
+                                        workers=workers)
     _print(found.to_dict(), render(found), as_json=as_json)

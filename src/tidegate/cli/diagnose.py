@@ -72,6 +72,9 @@ def _diagnose(  # noqa: PLR0917 - one parameter an option
     probes: Annotated[str, typer.Option(help="adaptive: the most telling ones first; all: every one.")] = "adaptive",
     max_errors: Annotated[int | None, typer.Option(min=1, help="Probe at most so many errors, at random.")] = None,
     controls: Annotated[int, typer.Option(min=10, help="Right items that each probe is run on.")] = 100,
+    settled: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Run every probe if the fitted classifier is less sure; 0: never.")
+    ] = 0.9,
     ledger: Annotated[Path | None, typer.Option(help="Ledger of past interventions (ledger.jsonl).")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where probe scores are kept; in --out by default.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = 2,
@@ -89,7 +92,7 @@ def _diagnose(  # noqa: PLR0917 - one parameter an option
         if probes not in ("adaptive", "all"):
             raise UsageError(f"expected --probes adaptive or all, got {probes!r}")
         probing = ProbingConfig(order="all" if probes == "all" else "adaptive", max_errors=max_errors,
-                                max_controls=controls)
+                                max_controls=controls, settled=settled)
         config = InvestigationConfig(
             out=out, run=run, data=data, models=models, recogniser=recogniser, other_policy=other_policy,
             splits=tuple(split or ("test",)), issue=issue, reference_items=reference, p_base=p_base, judge=judge,

@@ -73,6 +73,9 @@ class ProbingConfig:
     """Pairs of probes run on errors that no single one cures, if the scorer can combine them; 0: none."""
     complete: int = 2
     """Classes, likeliest first, whose interventions' probes are run on all errors."""
+    settled: float = 0.9
+    """Probability of the run's likeliest class, by a fitted classifier, under which adaptive probing is followed by
+    every probe on every error: a run that is unclear after the cheap look deserves the dear one. 0: never."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,13 @@ class Spent:
     """Calls of each probe, controls included."""
     on_controls: float = 0.0
     """Of all calls, those on right items."""
+
+    def __add__(self, other: Spent) -> Spent:
+        """Both together."""
+        names = {**self.by_probe, **other.by_probe}
+        by_probe = {name: self.by_probe.get(name, 0.0) + other.by_probe.get(name, 0.0) for name in names}
+        return Spent(calls=self.calls + other.calls, by_probe=by_probe,
+                     on_controls=self.on_controls + other.on_controls)
 
 
 class _Probing:

@@ -10,7 +10,7 @@ Shape legend: E errors, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -143,7 +143,8 @@ def diagnose(
 ) -> Diagnosis:
     """Diagnose a run.
 
-    With a ``scorer``, probes that the table lacks are run first, cheap ones before dear ones. ``train`` holds the
+    With a ``scorer``, probes that the table lacks are run first, cheap ones before dear ones; all of them where a
+    ``classifier`` finds the run unclear after that (``ProbingConfig.settled``). ``train`` holds the
     training items, from which distance, near-duplicates and independent peers are found where the table lacks them.
     Without a ``classifier`` the rules judge.
     """
@@ -152,12 +153,12 @@ def diagnose(
         table = with_reference(table, train)
     table, spent = probe_run(table, scorer, config.probing, rules=config.rules, seed=config.seed)
     seen = observe(table)
-    if classifier is not None:
-        classified, ranking = classifier.judge(table, seen, config.rules)
-    else:
-        classified = classify(seen, config=config.rules)
-        leakage = leakage_evidence(table, config.tolerated_duplicates)
-        ranking = rank(seen, config=config.rules, leakage=leakage) if len(seen.rows) else ((NONE, 1.0),)
+    classified, ranking = _judged(table, seen, classifier, config)
+    if classifier is not None and config.probing.order == "adaptive" and ranking[0][1] < config.probing.settled:
+        everything = replace(config.probing, order="all")
+        table, more = probe_run(table, scorer, everything, rules=config.rules, seed=config.seed)
+        seen, spent = observe(table), spent + more
+        classified, ranking = _judged(table, seen, classifier, config)
     classified, ranking = check_first(table, seen, classified, ranking, tolerated=config.tolerated_duplicates)
     return Diagnosis(
         table=table,
@@ -169,6 +170,16 @@ def diagnose(
         spent=spent,
         conclusions=conclusions(table),
     )
+
+
+def _judged(table: ProbeTable, seen: Observations, classifier: LearnedClassifier | None, config: DiagnosisConfig
+            ) -> tuple[Classified, tuple[tuple[str, float], ...]]:
+    """(posterior of each error, ranking of the run), by the classifier or the rules."""
+    if classifier is not None:
+        return classifier.judge(table, seen, config.rules)
+    leakage = leakage_evidence(table, config.tolerated_duplicates)
+    ranking = rank(seen, config=config.rules, leakage=leakage) if len(seen.rows) else ((NONE, 1.0),)
+    return classify(seen, config=config.rules), ranking
 
 
 def _counts(table: ProbeTable, seen: Observations, classified: Classified,

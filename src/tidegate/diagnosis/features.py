@@ -2,10 +2,10 @@
 
 Enters: ``Observations`` and the table. Leaves: one row of numbers an error, one vector a run, with fixed names: the
 excess of each observation over chance, what the rules make of it, and for the run the same summed over all errors, over
-misses, over false alarms, and over the slice where it is strongest; and what the errors that a slice has beyond the
-rest of the run look like, for the rest of the run is the best picture of its ordinary errors. What was not observed is
-0 and its share known is a feature of its own, so that a run with few probes is not taken for a run where probes cured
-nothing.
+misses, over false alarms, and over the slice where it is strongest; what the errors that a slice has beyond the rest of
+the run look like, for the rest of the run is the best picture of its ordinary errors; and the contrasts of whole
+distributions. What was not observed is 0 and its share known is a feature of its own, so that a run with few probes is
+not taken for a run where probes cured nothing.
 
 Shape legend: E errors, F features, O observations.
 """
@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate.diagnosis.classify import CLASSES, NONE, Classified, rank
+from tidegate.diagnosis.contrasts import contrast_names, contrasts
 from tidegate.diagnosis.hypotheses import HYPOTHESES
 from tidegate.diagnosis.observations import NEAR_DUPLICATE, Observations
 from tidegate.diagnosis.signatures import margins
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.diagnosis.taxonomy import PROBES
 
-__all__ = ["OBSERVED", "item_features", "item_names", "run_features", "run_names"]
+__all__ = ["OBSERVED", "item_features", "item_names", "run_features", "run_names", "with_context"]
 
 Bools = npt.NDArray[np.bool_]
 _SILENT = {"null"}
@@ -39,7 +40,7 @@ _VIEWS = ("all", "misses", "alarms", "slice")
 
 
 def item_names() -> tuple[str, ...]:
-    """Names of an error's features."""
+    """Names of an error's features, what the run model says (``with_context``) last."""
     rules = tuple(f"rule:{h.failure.value}:{h.variant}" for h in HYPOTHESES)
     return (*(f"seen:{name}" for name in OBSERVED), *rules, *(f"post:{c.value}" for c in CLASSES), "margin", "miss",
             *(f"run:{name}" for name in _RANKED))
@@ -52,7 +53,8 @@ def run_names() -> tuple[str, ...]:
             *(f"share:{c.value}" for c in CLASSES), *(f"rank:{name}" for name in _RANKED),
             *(f"contrast:{name}" for name in OBSERVED), *(f"extra:{name}" for name in OBSERVED),
             *(f"worst:{name}" for name in (*_COLUMNS, "z", "share")),
-            "errors", "error_rate", "misses", "duplicates", "notes", "escalated")
+            "errors", "error_rate", "misses", "duplicates", "notes", "escalated",
+            *(f"against:{name}" for name in contrast_names()))
 
 
 def _excess(seen: Observations) -> tuple[Floats, Floats]:
@@ -69,14 +71,18 @@ def _excess(seen: Observations) -> tuple[Floats, Floats]:
     return excess, variance
 
 
-def item_features(table: ProbeTable, seen: Observations, ratios: Floats, rules: Classified, run: Floats) -> Floats:
-    """(E, F) features of the errors; ``ratios`` (E, H) of the rules; ``run``: probabilities by ``ranked_names``."""
+def item_features(table: ProbeTable, seen: Observations, ratios: Floats, rules: Classified) -> Floats:
+    """(E, F) features of the errors but for the context; ``ratios`` (E, H) of the rules."""
     margin = np.nan_to_num(margins(table)[seen.rows], nan=-1.0)
     miss = (table.labels[seen.rows] == 1).astype(float)
     return np.column_stack([
         _excess(seen)[0], np.where(np.isfinite(ratios), ratios, 0.0), rules.posterior_EC, margin, miss,
-        np.tile(run, (len(seen.rows), 1)),
     ])
+
+
+def with_context(rows_EF: Floats, run: Floats) -> Floats:
+    """Features of errors beside what the run model says; ``run``: probabilities by ``ranked_names``."""
+    return np.column_stack([rows_EF, np.tile(run, (len(rows_EF), 1))])
 
 
 def run_features(table: ProbeTable, seen: Observations, rules: Classified) -> Floats:
@@ -98,7 +104,8 @@ def run_features(table: ProbeTable, seen: Observations, rules: Classified) -> Fl
         -1.0 if table.escalated is None else float(table.escalated.mean()),
     ]
     return np.concatenate([*views, known, mean, [rules.shares[c] for c in CLASSES],
-                           [_logit(ranked.get(name, 0.0)) for name in _RANKED], _contrasts(table, seen), rest])
+                           [_logit(ranked.get(name, 0.0)) for name in _RANKED], _contrasts(table, seen), rest,
+                           contrasts(table)])
 
 
 def _logit(probability: float) -> float:

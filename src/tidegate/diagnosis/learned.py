@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from tidegate.diagnosis.classify import CLASSES, NONE, Classified, RulesConfig, classify, log_ratios
-from tidegate.diagnosis.features import item_features, item_names, ranked_names, run_features, run_names
-from tidegate.diagnosis.forest import Blend, fit_blend
+from tidegate.diagnosis.features import item_features, item_names, ranked_names, run_features, run_names, with_context
+from tidegate.diagnosis.forest import Blend, BlendConfig, fit_blend
+from tidegate.diagnosis.networks import NetworkConfig
 from tidegate.diagnosis.observations import Observations, observe
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.diagnosis.taxonomy import PROBES, FailureClass
 from tidegate.errors import CheckpointError, UsageError
 
-__all__ = ["SHIPPED", "LearnedClassifier", "PlantedRun", "fit", "judge_of", "load_classifier",
-           "none_bias_of", "shipped_classifier", "toward_none"]
+__all__ = ["SHIPPED", "FitConfig", "LearnedClassifier", "PlantedRun", "PreparedRun", "fit", "judge_of",
+           "load_classifier", "none_bias_of", "prepare", "probed_fully", "shipped_classifier", "toward_none"]
 
-_FORMAT = "tidegate-diagnosis-1"
+_FORMAT = "tidegate-diagnosis-2"
 _MOST_PROBES, _MANY_ERRORS = 22, 40
+_FOR_ALL = ("clean", "noise_mild", "noise_strong", "policy_other", "frames_shuffled", "vision_swap")
+"""Probes that apply to nearly every item."""
 SHIPPED = Path(__file__).parent / "weights" / "classifier.safetensors"
 """Where the classifier that comes with the package lies."""
 
@@ -47,6 +50,34 @@ class PlantedRun:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedRun:
+    """Features of a run whose fault is known: all that a fit needs of it."""
+
+    fault: str
+    group: int
+    fully: bool
+    """Whether every probe was run on every error."""
+    run_F: Floats
+    errors_EF: Floats
+    """Without context."""
+    due_E: npt.NDArray[np.bool_]
+    """Whether each of these errors is there because of the fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How both models are fitted."""
+
+    run: BlendConfig = field(default_factory=BlendConfig)
+    """The model of runs."""
+    error: BlendConfig = field(default_factory=lambda: BlendConfig(
+        num_trees=60, min_leaf=10, max_depth=12, folds=3, networks=NetworkConfig(epochs=10, seeds=2, batch_size=256)))
+    """The model of errors."""
+    false_alarms: float = 0.05
+    """Share of the fitting runs without a fault that may name one, out of fold, by either kind of probing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LearnedClassifier:
     """Two fitted models: of runs and of errors."""
 
@@ -55,7 +86,10 @@ class LearnedClassifier:
     notes: str = ""
     """What it was fitted on."""
     none_bias: float = 0.0
-    """Added to the log-odds of ``none``, so that fitting runs without a fault seldom raise an alarm out of fold."""
+    """Added to the log-odds of ``none`` where every error was probed fully, so that fitting runs without a fault seldom
+    raise an alarm out of fold."""
+    none_bias_in_part: float = 0.0
+    """The same where errors were probed in part."""
 
     def judge(self, table: ProbeTable, seen: Observations, rules: RulesConfig | None = None
               ) -> tuple[Classified, tuple[tuple[str, float], ...]]:
@@ -65,11 +99,11 @@ class LearnedClassifier:
         probabilities = self.run.probabilities(run_features(table, seen, by_rules)[None, :])[0]
         ranking = dict.fromkeys(ranked_names(), 0.0)
         ranking |= dict(zip(self.run.classes, map(float, probabilities), strict=True))
-        ranking = toward_none(ranking, self.none_bias)
+        ranking = toward_none(ranking, self.none_bias if probed_fully(table) else self.none_bias_in_part)
         context = np.asarray([ranking[name] for name in ranked_names()])
         posterior = np.zeros((len(seen.rows), len(CLASSES)))
         if len(seen.rows):
-            rows = item_features(table, seen, log_ratios(seen, config=config), by_rules, context)
+            rows = with_context(item_features(table, seen, log_ratios(seen, config=config), by_rules), context)
             columns = [CLASSES.index(FailureClass(name)) for name in self.error.classes]
             posterior[:, columns] = self.error.probabilities(rows)
         means = posterior.mean(axis=0) if len(posterior) else np.zeros(len(CLASSES))
@@ -84,7 +118,8 @@ class LearnedClassifier:
         path.parent.mkdir(parents=True, exist_ok=True)
         said = {"format": _FORMAT, "run_classes": json.dumps(self.run.classes), "notes": self.notes,
                 "error_classes": json.dumps(self.error.classes), "run_names": json.dumps(run_names()),
-                "error_names": json.dumps(item_names()), "none_bias": repr(self.none_bias)}
+                "error_names": json.dumps(item_names()), "none_bias": repr(self.none_bias),
+                "none_bias_in_part": repr(self.none_bias_in_part)}
         arrays = {name: np.ascontiguousarray(array)
                   for name, array in (self.run.arrays("run") | self.error.arrays("error")).items()}
         part = path.with_suffix(".part")
@@ -128,6 +163,7 @@ def load_classifier(path: Path) -> LearnedClassifier:
         run=Blend.from_arrays(arrays, "run", tuple(json.loads(said["run_classes"]))),
         error=Blend.from_arrays(arrays, "error", tuple(json.loads(said["error_classes"]))),
         notes=said.get("notes", ""), none_bias=float(said.get("none_bias", 0.0)),
+        none_bias_in_part=float(said.get("none_bias_in_part", 0.0)),
     )
 
 
@@ -153,36 +189,48 @@ def judge_of(choice: str, table: ProbeTable, scorable: frozenset[str] = frozense
     return found, "the rules" if found is None else f"the fitted classifier ({found.notes or 'planted faults'})"
 
 
-def fit(runs: Sequence[PlantedRun], *, seed: int = 0, max_errors: int = 60, notes: str = "", num_trees: int = 200,
-        min_leaf: int = 2) -> LearnedClassifier:
-    """Fit both models; at most ``max_errors`` errors of each run, so that bad runs do not drown the others."""
+def probed_fully(table: ProbeTable) -> bool:
+    """Whether nearly every error has a score under every probe that ran on any (probes with a modality, a truth or a
+    failed item's like do not apply to all, so the probes of all items decide)."""
+    errors = table.errors
+    shares = [float(np.isfinite(scores[errors]).mean()) for probe, scores in table.probes.items()
+              if probe in _FOR_ALL and errors.any()]
+    return bool(shares) and min(shares) > 0.9
+
+
+def prepare(run: PlantedRun, *, max_errors: int = 15, seed: int = 0) -> PreparedRun:
+    """Features of a run, and of at most ``max_errors`` of its errors, so that bad runs do not drown the others."""
+    seen = observe(run.table)
+    ruling = classify(seen)
+    kept = np.sort(np.random.default_rng([seed, run.group, len(seen.rows)]).permutation(len(seen.rows))[:max_errors])
+    errors = item_features(run.table, seen, log_ratios(seen), ruling)
+    due = run.caused[seen.rows[kept]] & (run.fault != NONE)
+    return PreparedRun(fault=run.fault, group=run.group, fully=probed_fully(run.table), due_E=due,
+                       run_F=run_features(run.table, seen, ruling), errors_EF=errors[kept])
+
+
+def fit(runs: Sequence[PreparedRun], config: FitConfig | None = None, *, seed: int = 0, notes: str = ""
+        ) -> LearnedClassifier:
+    """Fit both models; the model of errors is told what the model of runs says out of fold."""
     if not runs:
         raise UsageError("expected runs with planted faults to fit on, got none")
+    config = config or FitConfig()
     groups = np.unique([run.group for run in runs], return_inverse=True)[1].astype(np.int64)
-    seen = [observe(run.table) for run in runs]
-    ruled = [classify(one) for one in seen]
-    triples = list(zip(runs, seen, ruled, strict=True))
-    rows = np.asarray([run_features(run.table, one, ruling) for run, one, ruling in triples])
     truth = np.asarray([run.fault for run in runs])
-    run_model, held_out = fit_blend(rows, truth, groups, seed=seed, num_trees=num_trees, min_leaf=min_leaf)
+    run_model, held_out = fit_blend(np.stack([run.run_F for run in runs]), truth, groups, config.run, seed=seed)
     context = np.zeros((len(runs), len(ranked_names())))
     context[:, [ranked_names().index(name) for name in run_model.classes]] = held_out
-    rng = np.random.default_rng(seed)
-    parts: list[Floats] = []
-    targets: list[str] = []
-    owners: list[int] = []
-    for number, (run, one, ruling) in enumerate(triples):
-        kept = rng.permutation(len(one.rows))[:max_errors]
-        features = item_features(run.table, one, log_ratios(one), ruling, context[number])
-        parts.append(features[kept])
-        caused = run.caused[one.rows[kept]] & (run.fault != NONE)
-        targets += [run.fault if is_due else FailureClass.UNDETERMINED.value for is_due in caused.tolist()]
-        owners += [int(groups[number])] * len(kept)
-    error_model, _ = fit_blend(np.concatenate(parts), np.asarray(targets), np.asarray(owners), seed=seed, num_trees=60,
-                               min_leaf=10, max_depth=12, folds=3)
-    return LearnedClassifier(run=run_model, error=error_model, notes=notes,
-                             none_bias=_bias(held_out, run_model.classes, runs))
+    rows = np.concatenate([with_context(run.errors_EF, context[n]) for n, run in enumerate(runs)])
+    targets = np.asarray([run.fault if is_due else FailureClass.UNDETERMINED.value for run in runs
+                          for is_due in run.due_E.tolist()])
+    owners = np.concatenate([np.full(len(run.due_E), groups[n]) for n, run in enumerate(runs)])
+    error_model, _ = fit_blend(rows, targets, owners, config.error, seed=seed)
+    fully = np.asarray([run.fully for run in runs])
+    biases = [_bias(held_out[kind], run_model.classes, truth[kind], config.false_alarms) for kind in (fully, ~fully)]
+    return LearnedClassifier(run=run_model, error=error_model, notes=notes, none_bias=biases[0],
+                             none_bias_in_part=biases[1])
 
 
-def _bias(held_out: Floats, classes: tuple[str, ...], runs: Sequence[PlantedRun]) -> float:
-    return none_bias_of(held_out, classes, [run.fault for run in runs]) if NONE in classes else 0.0
+def _bias(held_out: Floats, classes: tuple[str, ...], truth: npt.NDArray[np.str_], false_alarms: float) -> float:
+    known = NONE in classes and len(truth) > 0
+    return none_bias_of(held_out, classes, truth.tolist(), false_alarms=false_alarms) if known else 0.0
