@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import typer
+from typer.testing import CliRunner
 
 from tidegate.bench.reproduce import run as run_module
 from tidegate.bench.reproduce.figures import RowScores, difference, figures_of, scores_of_cascade
 from tidegate.bench.reproduce.paper import COLUMNS, TABLES
-from tidegate.bench.reproduce.run import ReproduceConfig, reproduce_tables, stock_files
+from tidegate.bench.reproduce.run import ReproduceConfig, lora_grid, reproduce_tables, stock_files
 from tidegate.bench.reproduce.stock import Foundation, Stock
-from tidegate.bench.reproduce.training import TrialResult
-from tidegate.bench.reproduce.trials import FULL_BASE, FULL_MLLM, PAIRS, ROWS, CascadeRow, trials_of
+from tidegate.bench.reproduce.training import TrialResult, schedule_of
+from tidegate.bench.reproduce.trials import FULL_BASE, FULL_MLLM, PAIRS, ROWS, CascadeRow, Trial, trials_of
+from tidegate.cli import reproduce as reproduce_cli
 from tidegate.corpus import Entry, Manifest, write_manifest
 from tidegate.errors import CheckpointError, ManifestError, UsageError
 from tidegate.models.build import build_model
@@ -132,6 +136,38 @@ def test_every_row_of_the_paper_has_ours_and_every_pair_is_of_two_rows() -> None
 def test_trials_have_names_of_their_own() -> None:
     trials = {trial for number in ROWS for trial in trials_of(number)}
     assert len({trial.key for trial in trials}) == len(trials) == 19
+
+
+def test_a_grid_trains_at_the_rate_that_is_asked_for_and_keeps_it_apart(
+    planted: ReproduceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[int, float]] = []
+
+    def fake(files: object, trial: Trial, seed: int) -> TrialResult:
+        trained.append((trial.rank, schedule_of(trial).learning_rate))
+        labels = np.tile([0, 1], 20)
+        return TrialResult(
+            num_parameters=2, num_trained=1, seconds=0.0, test_labels=labels, test_scores=labels + 0.1 * trial.rank,
+            test_sources=np.arange(40).astype(str), validation_labels=labels, validation_scores=labels.astype(float),
+            video_ids=np.arange(40).astype(str),
+        )  # fmt: skip
+
+    monkeypatch.setattr(run_module, "run_trial", fake)
+    monkeypatch.setattr(run_module, "prepare_stock", lambda *_, **__: None)
+    one = replace(planted, workers=1, seeds=1)
+    for rate in (None, 2e-4):
+        grid = lora_grid(one, (3, 5), (8,), lambda _: None, rate=rate)
+        assert set(grid) == {(3, 8), (5, 8)}
+    assert trained == [(3, 2e-3), (5, 2e-3), (3, 2e-4), (5, 2e-4)]
+
+
+def test_ranks_that_are_none_are_refused() -> None:
+    app = typer.Typer()
+    reproduce_cli.register(app)
+    for wrong in ("a", "0", "16,-2"):
+        found = CliRunner().invoke(app, ["reproduce", "grid", "--data", "none.parquet", "--ranks", wrong])
+        assert found.exit_code == 2
+        assert "--ranks: expected" in found.output
 
 
 def test_a_planted_signal_is_found_by_the_rows_that_hear_and_nothing_is_trained_twice(

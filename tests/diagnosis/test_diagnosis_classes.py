@@ -139,7 +139,9 @@ def planted():
 
 
 def test_fitted_classifier_recognises_new_runs_and_survives_its_file(planted, tmp_path):
-    fitted = fit(planted, notes="test")
+    fitted, said = fit(planted, notes="test")
+    assert len(said) == len(planted)
+    assert all(sum(one.values()) == pytest.approx(1.0) for one in said)
     fitted.save(tmp_path / "c.safetensors")
     loaded = load_classifier(tmp_path / "c.safetensors")
     right = 0
@@ -157,7 +159,7 @@ def test_fitted_classifier_recognises_new_runs_and_survives_its_file(planted, tm
 
 
 def test_an_unclear_run_gets_every_probe_and_a_settled_one_does_not(planted):
-    fitted = fit(planted)
+    fitted, _ = fit(planted)
 
     def with_level(settled):
         world = World(fault="C8", seed=70, n=500, share=0.35)

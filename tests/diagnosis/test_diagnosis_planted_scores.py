@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from tidegate.bench import diagnosis as bench
-from tidegate.bench.diagnosis_fit import load_run, save_run
+from tidegate.bench.diagnosis_fit import load_run, out_of_fold, save_run
 from tidegate.bench.diagnosis_rivals import always_threshold, largest_slice, recommended, single_best_probe
 from tidegate.bench.diagnosis_runs import CachingScorer
 from tidegate.bench.diagnosis_score import regret, score
+from tidegate.bench.processes import shared
+from tidegate.diagnosis.learned import PreparedRun
 from tidegate.diagnosis.planted import fitting
 from tidegate.diagnosis.planted.cases import plant
 from tidegate.diagnosis.planted.fault import Fault
@@ -53,6 +56,9 @@ def test_scores_count_what_was_named() -> None:
     assert found["false_alarm"] == pytest.approx({"value": 0.5, "low": 0.5, "high": 0.5, "n": 2})
     assert found["and_both_in_top3"]["value"] == 0.5
     assert found["runs_too_small_to_count"] == 1
+    assert found["by_harm"][1]["fitting"] == pytest.approx(2 / 3)
+    assert found["by_harm"][1]["fitting runs"] == 3
+    assert found["by_harm"][0]["fitting runs"] == 0
     assert found["confusion"]["C6"] == {"C6": 1, "C1": 1}
     assert found["rivals"]["always the threshold"]["top1"] == 0.0
 
@@ -139,3 +145,39 @@ def test_a_caching_scorer_asks_once() -> None:
     scorer.score(np.array([1, 2]), "null")
     assert scorer.score(np.array([2, 3]), "null").tolist() == [2.0, 3.0]
     assert asked == [1, 2, 3]
+
+
+def test_faults_are_scored_out_of_fold_by_size_and_probing() -> None:
+    def prepared(fault: str, *, extra: int = 50, fully: bool = True, items: int = 2400) -> PreparedRun:
+        return PreparedRun(fault=fault, group=1, extra_errors=extra, items=items, fully=fully, run_F=np.zeros(1),
+                           errors_EF=np.zeros((0, 1)), due_E=np.zeros(0, dtype=bool))
+
+    runs = [prepared("C6"), prepared("C6"), prepared("C6", extra=3), prepared("none"), prepared("none"),
+            prepared("C1", fully=False), prepared("M1", extra=0, items=600)]
+    said = [{"C6": 0.95, "none": 0.05}, {"none": 0.5, "C6": 0.3, "C1": 0.2}, {"none": 1.0}, {"none": 1.0},
+            {"C1": 0.9, "none": 0.1}, {"C6": 0.4, "C7": 0.3, "C8": 0.2, "C1": 0.1}, {"M1": 1.0}]
+    full, in_part, small, _ = out_of_fold(runs, said)
+    assert [(one["items"], one["probed"]) for one in (full, in_part, small)] == [
+        (2400, "fully"), (2400, "adaptively"), (600, "fully")]
+    assert (full["faults"], full["first"], full["in three"]) == (2, 0.5, 1.0)
+    assert (full["without a fault"], full["false alarms"]) == (2, 0.5)
+    assert full["sure"] == pytest.approx(4 / 5)
+    assert full["sure and right"] == pytest.approx(2 / 4)
+    assert (in_part["first"], in_part["in three"], in_part["faults"]) == (0.0, 0.0, 1)
+    assert (small["faults"], small["first"]) == (1, 1.0)
+    assert np.isnan(small["false alarms"])
+
+
+def test_shared_work_comes_back_in_order_and_may_be_left(tmp_path: Path) -> None:
+    told = [tmp_path / f"{number}" for number in range(6)]
+    for path in told:
+        path.write_text(path.name, encoding="utf-8")
+    assert list(shared(Path.read_text, told, 2)) == list(shared(Path.read_text, told, 1)) == list("012345")
+    with closing(shared(Path.read_text, told, 2)) as texts:
+        assert next(texts) == "0"
+    assert list(shared(Path.read_text, [], 2)) == []
+
+
+def test_an_error_in_a_worker_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(shared(Path.read_text, [tmp_path / "a", tmp_path / "b"], 2))

@@ -9,7 +9,7 @@ fitted in seconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ import numpy.typing as npt
 
 from tidegate.bench.processes import shared
 from tidegate.diagnosis.adaptive import ProbingConfig, probe_run
-from tidegate.diagnosis.classify import RulesConfig
+from tidegate.diagnosis.classify import NONE, RulesConfig
 from tidegate.diagnosis.learned import SHIPPED, LearnedClassifier, PlantedRun, PreparedRun, fit, prepare
 from tidegate.diagnosis.planted.cases import Case, faultless, plant, singles
 from tidegate.diagnosis.planted.fault import Fault
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.errors import UsageError
+from tidegate.evaluation import markdown_table
 
 __all__ = ["StoredRun", "StoredScorer", "collect", "fit_and_save", "fit_shipped", "load_run", "name_of",
            "prepared_versions", "save_run"]
@@ -40,6 +41,8 @@ QUIET = 3
 """Worlds without a single fault for each full one."""
 MOST_WORLDS = 150
 """Full worlds, at most: with the quiet ones they stay below those that transfer ratios are fitted on."""
+LEAST_COUNTED = 0.005
+"""Share of extra errors in all items from which on a fault counts in a score."""
 LEAST_EXTRA_ERRORS = 8
 """Faults that do less are left out of the fit: nothing can be seen of them, and no one could name them."""
 
@@ -182,7 +185,8 @@ def versions_of(stored: StoredRun) -> list[PlantedRun]:
 def planted_run(stored: StoredRun, probing: ProbingConfig) -> PlantedRun:
     """As a diagnosis would see it: with the probes that it would run."""
     table, _ = probe_run(stored.table, stored.scorer, probing, rules=RulesConfig())
-    return PlantedRun(table=table, fault=stored.truth, caused=stored.harmed, group=stored.world)
+    return PlantedRun(table=table, fault=stored.truth, caused=stored.harmed, group=stored.world,
+                      extra_errors=stored.extra_errors)
 
 
 def prepared_versions(path: Path) -> list[PreparedRun]:
@@ -191,8 +195,8 @@ def prepared_versions(path: Path) -> list[PreparedRun]:
 
 
 def fit_shipped(paths: list[Path], *, progress: Callable[[str], None] = lambda message: None, workers: int = 1
-                ) -> LearnedClassifier:
-    """Fit the classifier on kept runs."""
+                ) -> tuple[LearnedClassifier, list[dict[str, Any]]]:
+    """(the classifier fitted on kept runs, ``out_of_fold`` of it)."""
     runs: list[PreparedRun] = []
     for number, versions in enumerate(shared(prepared_versions, paths, workers)):
         runs += versions
@@ -202,13 +206,47 @@ def fit_shipped(paths: list[Path], *, progress: Callable[[str], None] = lambda m
     progress(f"fitting on {len(runs)} tables of {len(paths)} runs in {worlds} worlds")
     notes = (f"{len(paths)} planted runs in {worlds} worlds, whole and in part, each probed fully and adaptively; "
              "fitting injectors only")
-    return fit(runs, notes=notes)
+    fitted, said = fit(runs, notes=notes)
+    return fitted, out_of_fold(runs, said)
+
+
+def out_of_fold(runs: Sequence[PreparedRun], said: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
+    """By size and probing: faults named first and among three (those that count), false alarms, calibration.
+
+    ``sure``: share of the runs whose first class has .9 or more; ``sure and right``: of these, those that are right.
+    """
+    found = []
+    for items in sorted({run.items for run in runs}, reverse=True):
+        for fully in (True, False):
+            own = [(run, sorted(one, key=one.__getitem__, reverse=True), max(one.values()))
+                   for run, one in zip(runs, said, strict=True) if run.items == items and run.fully == fully]
+            faults = [(run, names) for run, names, _ in own if run.fault != NONE and counts(run)]
+            quiet = [names[0] != NONE for run, names, _ in own if run.fault == NONE]
+            sure = [names[0] == run.fault for run, names, best in own if best >= 0.9]
+            found.append({
+                "items": items, "probed": "fully" if fully else "adaptively", "faults": len(faults),
+                "first": _mean([names[0] == run.fault for run, names in faults]),
+                "in three": _mean([run.fault in names[:3] for run, names in faults]),
+                "without a fault": len(quiet), "false alarms": _mean(quiet), "sure": len(sure) / max(1, len(own)),
+                "sure and right": _mean(sure),
+            })  # fmt: skip
+    return found
+
+
+def counts(run: PreparedRun) -> bool:
+    """Whether a fault does as much harm to so many items as one that the benchmark counts."""
+    return run.fault == "M1" or run.extra_errors >= LEAST_COUNTED * run.items
+
+
+def _mean(values: Sequence[bool]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
 def fit_and_save(folder: Path, worlds: int, *, path: Path = SHIPPED,
                  progress: Callable[[str], None] = lambda message: None, workers: int = 1) -> LearnedClassifier:
     """Plant what is missing in ``folder``, fit, and write the classifier where the package looks for it."""
     planted = collect(folder, worlds, progress, workers=workers)
-    fitted = fit_shipped(planted, progress=progress, workers=workers)
+    fitted, scores = fit_shipped(planted, progress=progress, workers=workers)
     fitted.save(path)
+    progress("out of fold:\n" + markdown_table(scores))
     return fitted

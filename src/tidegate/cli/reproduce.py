@@ -150,7 +150,7 @@ def _shift(  # noqa: PLR0917 - one parameter an option
             out = work / f"shift-{seed}-{videos}"
             make_corpus(SyntheticConfig(out=out, videos=videos, seed=seed, prevalence=0.4, regions=regions, workers=2))
             others[name] = out / "manifest.parquet"
-        for length in _seconds(longer):
+        for length in _whole("--longer", longer):
             others[f"{length} s long"] = make_longer(manifest, work / "longer", length, each=each)
             _say(f"videos of {length} s: made")
         weights = PACKAGED_FOUNDATION.parent
@@ -162,13 +162,16 @@ def _shift(  # noqa: PLR0917 - one parameter an option
     typer.echo(json.dumps(report.to_dict()) if as_json else report.to_markdown())
 
 
-def _seconds(text: str) -> list[int]:
+def _whole(option: str, text: str) -> list[int]:
     from tidegate.errors import UsageError
 
     try:
-        return [int(part) for part in text.split(",") if part]
+        found = [int(part) for part in text.split(",") if part]
     except ValueError:
-        raise UsageError(f"--longer: expected whole seconds with commas, got {text!r}") from None
+        raise UsageError(f"{option}: expected whole numbers with commas, got {text!r}") from None
+    if any(number < 1 for number in found):
+        raise UsageError(f"{option}: expected numbers of at least 1, got {text!r}")
+    return found
 
 
 def _grid(  # noqa: PLR0917 - one parameter an option
@@ -178,8 +181,14 @@ def _grid(  # noqa: PLR0917 - one parameter an option
     seeds: Seeds = 1,
     workers: Workers = 2,
     samples: Samples = 300,
+    ranks: Annotated[str, typer.Option(help="Ranks, with commas.")] = "16,32,64,128",
+    alphas: Annotated[str, typer.Option(help="Alphas, with commas; each goes with every rank.")] = "32,64,128,256",
+    rate: Annotated[float | None, typer.Option(min=1e-7, max=1.0, help="Peak learning rate; default: 2e-3.")] = None,
 ) -> None:
-    """LoRA's rank 16 to 128 by alpha 32 to 256 on the large model, as AUC and R@P80."""
+    """LoRA's rank by alpha on the large model, as AUC and R@P80.
+
+    Example, whether a small rate suits high ranks: tidegate reproduce grid --ranks 128 --alphas 256 --rate 2e-4
+    """
     with _said_plainly():
         from tidegate.bench.reproduce.run import ReproduceConfig, grid_markdown, lora_grid
 
@@ -187,7 +196,7 @@ def _grid(  # noqa: PLR0917 - one parameter an option
             data=_corpus(data, work), folder=work, tables=(), seeds=seeds, workers=workers, foundation=foundation,
             num_samples=samples,
         )  # fmt: skip
-        grid = lora_grid(config, (16, 32, 64, 128), (32, 64, 128, 256), _say)
+        grid = lora_grid(config, _whole("--ranks", ranks), _whole("--alphas", alphas), _say, rate=rate)
     typer.echo("\n\n".join(grid_markdown(grid, column) for column in ("AUC", "R@P80")))
 
 

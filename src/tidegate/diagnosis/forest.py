@@ -134,7 +134,7 @@ def _fit_once(rows_RF: Floats, truth: Ints, classes: tuple[str, ...], config: Bl
         raise DependencyMissing("fitting a classifier needs scikit-learn: pip install 'tidegate[diagnosis]'") from error
     trees = ExtraTreesClassifier(
         config.num_trees, min_samples_leaf=config.min_leaf, max_depth=config.max_depth, max_features=0.3,
-        class_weight="balanced", random_state=seed, n_jobs=1).fit(rows_RF, truth)
+        class_weight="balanced", random_state=seed, n_jobs=-1).fit(rows_RF, truth)
     networks = fit_networks(rows_RF, truth, len(classes), config.networks, seed=seed)
     return Blend(classes=classes, networks=networks, tree_share=config.tree_share, **_flat(trees, len(classes)))
 

@@ -47,6 +47,8 @@ class PlantedRun:
     """(N,) whether an item is wrong because of the fault."""
     group: int = 0
     """Runs of one group (world, seed) never lie on two sides of a fold."""
+    extra_errors: int = 0
+    """Errors with the fault, minus without; the fit does not know it, only its score does."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +57,8 @@ class PreparedRun:
 
     fault: str
     group: int
+    extra_errors: int
+    items: int
     fully: bool
     """Whether every probe was run on every error."""
     run_F: Floats
@@ -206,12 +210,16 @@ def prepare(run: PlantedRun, *, max_errors: int = 15, seed: int = 0) -> Prepared
     errors = item_features(run.table, seen, log_ratios(seen), ruling)
     due = run.caused[seen.rows[kept]] & (run.fault != NONE)
     return PreparedRun(fault=run.fault, group=run.group, fully=probed_fully(run.table), due_E=due,
+                       items=len(run.table), extra_errors=run.extra_errors,
                        run_F=run_features(run.table, seen, ruling), errors_EF=errors[kept])
 
 
 def fit(runs: Sequence[PreparedRun], config: FitConfig | None = None, *, seed: int = 0, notes: str = ""
-        ) -> LearnedClassifier:
-    """Fit both models; the model of errors is told what the model of runs says out of fold."""
+        ) -> tuple[LearnedClassifier, list[dict[str, float]]]:
+    """(both models fitted, what the model of runs says of each run out of fold, biases of ``none`` included).
+
+    The model of errors is told the latter, without the biases.
+    """
     if not runs:
         raise UsageError("expected runs with planted faults to fit on, got none")
     config = config or FitConfig()
@@ -227,8 +235,12 @@ def fit(runs: Sequence[PreparedRun], config: FitConfig | None = None, *, seed: i
     error_model, _ = fit_blend(rows, targets, owners, config.error, seed=seed)
     fully = np.asarray([run.fully for run in runs])
     biases = [_bias(held_out[kind], run_model.classes, truth[kind], config.false_alarms) for kind in (fully, ~fully)]
-    return LearnedClassifier(run=run_model, error=error_model, notes=notes, none_bias=biases[0],
-                             none_bias_in_part=biases[1])
+    fitted = LearnedClassifier(run=run_model, error=error_model, notes=notes, none_bias=biases[0],
+                               none_bias_in_part=biases[1])
+    said = [dict.fromkeys(ranked_names(), 0.0) | dict(zip(run_model.classes, row, strict=True))
+            for row in held_out.tolist()]
+    return fitted, [toward_none(one, biases[0] if run.fully else biases[1])
+                    for one, run in zip(said, runs, strict=True)]
 
 
 def _bias(held_out: Floats, classes: tuple[str, ...], truth: npt.NDArray[np.str_], false_alarms: float) -> float:

@@ -18,7 +18,7 @@ import torch
 from tidegate.bench.reproduce.figures import Figures, RowScores, figures_of, scores_of_cascade, scores_of_trial
 from tidegate.bench.reproduce.report import TableReport, report_table
 from tidegate.bench.reproduce.stock import PACKAGED_FOUNDATION, Foundation, StockFiles, prepare_stock
-from tidegate.bench.reproduce.training import SCHEDULES, TrialResult, run_trial
+from tidegate.bench.reproduce.training import TrialResult, run_trial, schedule_of
 from tidegate.bench.reproduce.trials import ROWS, Trial, trials_of
 from tidegate.corpus import read_manifest
 from tidegate.errors import ManifestError, UsageError
@@ -77,7 +77,7 @@ def stock_files(config: ReproduceConfig) -> StockFiles:
 
 
 def _result_path(files: StockFiles, trial: Trial, seed: int) -> Path:
-    schedule = SCHEDULES[trial.stage]
+    schedule = schedule_of(trial)
     part = f"e{schedule.epochs}lr{schedule.learning_rate:g}"
     return files.folder / f"trials-{files.digest}" / f"{trial.key}-{part}-seed{seed}.npz"
 
@@ -144,10 +144,12 @@ def reproduce_tables(config: ReproduceConfig, say: Say) -> list[TableReport]:
 
 
 def lora_grid(
-    config: ReproduceConfig, ranks: Sequence[int], alphas: Sequence[int], say: Say
+    config: ReproduceConfig, ranks: Sequence[int], alphas: Sequence[int], say: Say, *, rate: float | None = None
 ) -> dict[tuple[int, int], Figures]:
-    """Figures of the large model for every rank and alpha."""
-    trials = {(rank, alpha): Trial(stage="large", rank=rank, alpha=alpha) for rank in ranks for alpha in alphas}
+    """Figures of the large model for every rank and alpha, at the schedule's peak rate or another."""
+    trials = {
+        (rank, alpha): Trial(stage="large", rank=rank, alpha=alpha, rate=rate) for rank in ranks for alpha in alphas
+    }
     results = finished(stock_files(config), tuple(trials.values()), config.seeds, workers=config.workers, say=say)
     return {
         key: figures_of(

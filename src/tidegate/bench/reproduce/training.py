@@ -33,7 +33,7 @@ from tidegate.training.lora import adapt
 from tidegate.training.quick import given_tokens, quick
 from tidegate.training.recipes import AdapterConfig, OptimiserConfig
 
-__all__ = ["SCHEDULES", "TrialResult", "run_trial"]
+__all__ = ["SCHEDULES", "TrialResult", "run_trial", "schedule_of"]
 
 SCHEDULES = {
     "large": OptimiserConfig(epochs=2, learning_rate=2e-3, label_smoothing=0.0, patience=2, micro_batch_size=16),
@@ -41,6 +41,12 @@ SCHEDULES = {
 }
 """Fixed before the first run, the same for all trials of a stage. Micro-batches only spare padding."""
 _DROPOUT = 0.05
+
+
+def schedule_of(trial: Trial) -> OptimiserConfig:
+    """The stage's schedule, at the trial's rate if it has one of its own."""
+    usual = SCHEDULES[trial.stage]
+    return usual if trial.rate is None else replace(usual, learning_rate=trial.rate)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,7 +159,7 @@ def run_trial(files: StockFiles, trial: Trial, seed: int) -> TrialResult:
             processor,
             parts["train"],
             parts["validation"],
-            SCHEDULES[trial.stage],
+            schedule_of(trial),
             dropout=_DROPOUT,
             seed=seed,
         )

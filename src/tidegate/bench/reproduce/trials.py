@@ -33,6 +33,8 @@ class Trial:
     """Of the training split, in whole sources."""
     small_audio: bool = False
     """Whether the large model's audio tower is the smaller one."""
+    rate: float | None = None
+    """Peak learning rate; None: that of the stage's schedule."""
 
     @property
     def key(self) -> str:
