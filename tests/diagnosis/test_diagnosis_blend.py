@@ -55,7 +55,7 @@ def test_trees_alone_predict_what_scikit_learn_predicts(digits):
     rows, truth = digits
     config = BlendConfig(num_trees=20, tree_share=1.0, networks=NetworkConfig(epochs=1, seeds=1), folds=3)
     blend, _ = fit_blend(rows, truth.astype(str), np.arange(len(rows)), config, seed=4)
-    trees = ExtraTreesClassifier(20, min_samples_leaf=3, max_depth=16, max_features=0.3, class_weight="balanced",
+    trees = ExtraTreesClassifier(20, min_samples_leaf=6, max_depth=16, max_features=0.3, class_weight="balanced",
                                  random_state=4).fit(rows, truth)
     logs = np.log(trees.predict_proba(rows) + 1e-3) / blend.temperature
     expected = np.exp(logs) / np.exp(logs).sum(1, keepdims=True)

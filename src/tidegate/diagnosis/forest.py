@@ -29,9 +29,9 @@ Ints = npt.NDArray[np.int64]
 class BlendConfig:
     """How trees and networks are fitted."""
 
-    num_trees: int = 150
+    num_trees: int = 100
     """Trees."""
-    min_leaf: int = 3
+    min_leaf: int = 6
     """Fewest rows of a leaf."""
     max_depth: int = 16
     """Deepest level of a tree."""

@@ -75,10 +75,11 @@ class FitConfig:
     run: BlendConfig = field(default_factory=BlendConfig)
     """The model of runs."""
     error: BlendConfig = field(default_factory=lambda: BlendConfig(
-        num_trees=60, min_leaf=10, max_depth=12, folds=3, networks=NetworkConfig(epochs=10, seeds=2, batch_size=256)))
+        num_trees=60, min_leaf=30, max_depth=12, folds=3, networks=NetworkConfig(epochs=10, seeds=2, batch_size=256)))
     """The model of errors."""
     false_alarms: float = 0.05
-    """Share of the fitting runs without a fault that may name one, out of fold, by either kind of probing."""
+    """Share of the fitting runs without a fault that may name one, out of fold, by either kind of probing and
+    in runs of any size."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -234,7 +235,9 @@ def fit(runs: Sequence[PreparedRun], config: FitConfig | None = None, *, seed: i
     owners = np.concatenate([np.full(len(run.due_E), groups[n]) for n, run in enumerate(runs)])
     error_model, _ = fit_blend(rows, targets, owners, config.error, seed=seed)
     fully = np.asarray([run.fully for run in runs])
-    biases = [_bias(held_out[kind], run_model.classes, truth[kind], config.false_alarms) for kind in (fully, ~fully)]
+    sizes = np.asarray([run.items for run in runs])
+    biases = [max(_bias(held_out[own], run_model.classes, truth[own], config.false_alarms)
+                  for own in (kind & (sizes == size) for size in np.unique(sizes))) for kind in (fully, ~fully)]
     fitted = LearnedClassifier(run=run_model, error=error_model, notes=notes, none_bias=biases[0],
                                none_bias_in_part=biases[1])
     said = [dict.fromkeys(ranked_names(), 0.0) | dict(zip(run_model.classes, row, strict=True))
