@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tidegate.bench.diagnosis_across import across_mechanisms, counts
 from tidegate.bench.processes import shared
 from tidegate.diagnosis.adaptive import ProbingConfig, probe_run
 from tidegate.diagnosis.classify import NONE, RulesConfig
@@ -27,8 +28,8 @@ from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.errors import UsageError
 from tidegate.evaluation import markdown_table
 
-__all__ = ["StoredRun", "StoredScorer", "collect", "fit_and_save", "fit_shipped", "load_run", "name_of",
-           "prepared_versions", "save_run"]
+__all__ = ["StoredRun", "StoredScorer", "collect", "fit_and_save", "load_run", "name_of", "out_of_fold",
+           "prepared_runs", "prepared_versions", "save_run"]
 
 Array = npt.NDArray[Any]
 PROBING = {"adaptive": ProbingConfig(), "all": ProbingConfig(order="all")}
@@ -41,8 +42,6 @@ QUIET = 3
 """Worlds without a single fault for each full one."""
 MOST_WORLDS = 150
 """Full worlds, at most: with the quiet ones they stay below those that transfer ratios are fitted on."""
-LEAST_COUNTED = 0.005
-"""Share of extra errors in all items from which on a fault counts in a score."""
 LEAST_EXTRA_ERRORS = 8
 """Faults that do less are left out of the fit: nothing can be seen of them, and no one could name them."""
 
@@ -186,7 +185,7 @@ def planted_run(stored: StoredRun, probing: ProbingConfig) -> PlantedRun:
     """As a diagnosis would see it: with the probes that it would run."""
     table, _ = probe_run(stored.table, stored.scorer, probing, rules=RulesConfig())
     return PlantedRun(table=table, fault=stored.truth, caused=stored.harmed, group=stored.world,
-                      extra_errors=stored.extra_errors)
+                      extra_errors=stored.extra_errors, mechanism=stored.family)
 
 
 def prepared_versions(path: Path) -> list[PreparedRun]:
@@ -194,20 +193,15 @@ def prepared_versions(path: Path) -> list[PreparedRun]:
     return [prepare(version, max_errors=MOST_ERRORS) for version in versions_of(load_run(path))]
 
 
-def fit_shipped(paths: list[Path], *, progress: Callable[[str], None] = lambda message: None, workers: int = 1
-                ) -> tuple[LearnedClassifier, list[dict[str, Any]]]:
-    """(the classifier fitted on kept runs, ``out_of_fold`` of it)."""
+def prepared_runs(paths: list[Path], *, progress: Callable[[str], None] = lambda message: None, workers: int = 1
+                  ) -> list[PreparedRun]:
+    """Features of all versions of kept runs."""
     runs: list[PreparedRun] = []
     for number, versions in enumerate(shared(prepared_versions, paths, workers)):
         runs += versions
         if number % 100 == 99:
             progress(f"{number + 1} of {len(paths)} runs probed")
-    worlds = len({run.group for run in runs})
-    progress(f"fitting on {len(runs)} tables of {len(paths)} runs in {worlds} worlds")
-    notes = (f"{len(paths)} planted runs in {worlds} worlds, whole and in part, each probed fully and adaptively; "
-             "fitting injectors only")
-    fitted, said = fit(runs, notes=notes)
-    return fitted, out_of_fold(runs, said)
+    return runs
 
 
 def out_of_fold(runs: Sequence[PreparedRun], said: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
@@ -220,7 +214,7 @@ def out_of_fold(runs: Sequence[PreparedRun], said: Sequence[dict[str, float]]) -
         for fully in (True, False):
             own = [(run, sorted(one, key=one.__getitem__, reverse=True), max(one.values()))
                    for run, one in zip(runs, said, strict=True) if run.items == items and run.fully == fully]
-            faults = [(run, names) for run, names, _ in own if run.fault != NONE and counts(run)]
+            faults = [(run, names) for run, names, _ in own if counts(run)]
             quiet = [names[0] != NONE for run, names, _ in own if run.fault == NONE]
             sure = [names[0] == run.fault for run, names, best in own if best >= 0.9]
             found.append({
@@ -233,20 +227,25 @@ def out_of_fold(runs: Sequence[PreparedRun], said: Sequence[dict[str, float]]) -
     return found
 
 
-def counts(run: PreparedRun) -> bool:
-    """Whether a fault does as much harm to so many items as one that the benchmark counts."""
-    return run.fault == "M1" or run.extra_errors >= LEAST_COUNTED * run.items
-
-
 def _mean(values: Sequence[bool]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def fit_and_save(folder: Path, worlds: int, *, path: Path = SHIPPED,
+def fit_and_save(folder: Path, worlds: int, *, path: Path = SHIPPED, across: bool = False,
                  progress: Callable[[str], None] = lambda message: None, workers: int = 1) -> LearnedClassifier:
-    """Plant what is missing in ``folder``, fit, and write the classifier where the package looks for it."""
+    """Plant what is missing in ``folder``, fit, and write the classifier where the package looks for it.
+
+    ``across``: say first how well classes carry over between their fitting mechanisms, which takes two more fits.
+    """
     planted = collect(folder, worlds, progress, workers=workers)
-    fitted, scores = fit_shipped(planted, progress=progress, workers=workers)
+    runs = prepared_runs(planted, progress=progress, workers=workers)
+    if across:
+        progress("across mechanisms:\n" + markdown_table(across_mechanisms(runs)))
+    all_worlds = len({run.group for run in runs})
+    progress(f"fitting on {len(runs)} tables of {len(planted)} runs in {all_worlds} worlds")
+    notes = (f"{len(planted)} planted runs in {all_worlds} worlds, whole and in part, each probed fully and "
+             "adaptively; fitting injectors only")
+    fitted, said = fit(runs, notes=notes)
     fitted.save(path)
-    progress("out of fold:\n" + markdown_table(scores))
+    progress("out of fold:\n" + markdown_table(out_of_fold(runs, said)))
     return fitted

@@ -237,6 +237,9 @@ def _diagnosis(
         "out/bench/diagnosis"
     ),
     fit_worlds: Annotated[int, typer.Option(min=0, help="Fit the classifier on as many worlds first.")] = 0,
+    across: Annotated[
+        bool, typer.Option("--across", help="With --fit-worlds: say how well classes carry over between mechanisms.")
+    ] = False,
     fit_gains: Annotated[
         int, typer.Option(min=0, help="Carry out all interventions in as many runs first and fit predicted gains.")
     ] = 0,
@@ -259,12 +262,14 @@ def _diagnosis(
             }  # fmt: skip
             _on_clips(clips, fights, models, settings, as_json=as_json)
             return
+        if across and not fit_worlds:
+            raise UsageError("--across: expected --fit-worlds with it, got none")
         from tidegate.bench.diagnosis import render, run_diagnosis_benchmark
         from tidegate.bench.diagnosis_fit import fit_and_save
         from tidegate.bench.diagnosis_fit_gains import fit_gains_and_save
 
         if fit_worlds:
-            fit_and_save(folder / "fit", fit_worlds, progress=_progress, workers=workers)
+            fit_and_save(folder / "fit", fit_worlds, across=across, progress=_progress, workers=workers)
         if fit_gains:
             fit_gains_and_save(folder / "gains", fit_gains, progress=_progress, workers=workers)
         found = run_diagnosis_benchmark(folder, full=full, seeds=seeds, max_seconds=max_seconds, progress=_progress,

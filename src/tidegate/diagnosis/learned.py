@@ -49,6 +49,8 @@ class PlantedRun:
     """Runs of one group (world, seed) never lie on two sides of a fold."""
     extra_errors: int = 0
     """Errors with the fault, minus without; the fit does not know it, only its score does."""
+    mechanism: str = ""
+    """Which of its class's mechanisms the fault is; known to scores alone."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +66,7 @@ class PreparedRun:
     run_F: Floats
     errors_EF: Floats
     """Without context."""
+    mechanism: str = ""
     due_E: npt.NDArray[np.bool_]
     """Whether each of these errors is there because of the fault."""
 
@@ -211,7 +214,7 @@ def prepare(run: PlantedRun, *, max_errors: int = 15, seed: int = 0) -> Prepared
     errors = item_features(run.table, seen, log_ratios(seen), ruling)
     due = run.caused[seen.rows[kept]] & (run.fault != NONE)
     return PreparedRun(fault=run.fault, group=run.group, fully=probed_fully(run.table), due_E=due,
-                       items=len(run.table), extra_errors=run.extra_errors,
+                       items=len(run.table), extra_errors=run.extra_errors, mechanism=run.mechanism,
                        run_F=run_features(run.table, seen, ruling), errors_EF=errors[kept])
 
 

@@ -1,0 +1,61 @@
+"""Does a class carry over to a mechanism that was not fitted on? Read on the fitting mechanisms alone.
+
+Enters: prepared runs of both fitting mechanisms of every class. Leaves: accuracy on the mechanism that was left out and
+on the one that was not, in worlds that were not fitted on. What is chosen about a classifier is chosen by this figure:
+the held-out mechanisms are for the score only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tidegate.diagnosis.classify import NONE
+from tidegate.diagnosis.forest import BlendConfig, fit_blend
+from tidegate.diagnosis.learned import PreparedRun, none_bias_of
+from tidegate.diagnosis.table import Floats
+
+__all__ = ["MECHANISMS", "across_mechanisms", "counts"]
+
+MECHANISMS = ("fitting", "further")
+LEAST_COUNTED = 0.005
+"""Share of extra errors in all items from which on a fault counts."""
+_TESTED_WORLDS = 4
+"""Every so-manieth world is for the test."""
+
+
+def across_mechanisms(runs: Sequence[PreparedRun], config: BlendConfig | None = None, *, seed: int = 0
+                      ) -> list[dict[str, Any]]:
+    """A line for each mechanism left out, and each that was not: named first, among three, runs."""
+    found = []
+    for left_out in MECHANISMS:
+        fitted = [run for run in runs if run.group % _TESTED_WORLDS and run.mechanism != left_out]
+        tested = [run for run in runs if run.group % _TESTED_WORLDS == 0]
+        groups = np.unique([run.group for run in fitted], return_inverse=True)[1].astype(np.int64)
+        model, _ = fit_blend(np.stack([run.run_F for run in fitted]), np.asarray([run.fault for run in fitted]), groups,
+                             config, seed=seed)
+        probabilities = model.probabilities(np.stack([run.run_F for run in tested]))
+        named = _ranked(probabilities, model.classes, tested)
+        for mechanism in MECHANISMS:
+            own = [(run.fault, names) for run, names in zip(tested, named, strict=True)
+                   if run.mechanism == mechanism and counts(run)]
+            found.append({
+                "left out": left_out, "tested": mechanism, "faults": len(own),
+                "first": float(np.mean([fault == names[0] for fault, names in own])) if own else float("nan"),
+                "in three": float(np.mean([fault in names[:3] for fault, names in own])) if own else float("nan"),
+            })  # fmt: skip
+    return found
+
+
+def _ranked(probabilities: Floats, classes: tuple[str, ...], tested: Sequence[PreparedRun]) -> list[list[str]]:
+    """Classes of each run, likeliest first, with the bias of ``none`` that these runs without a fault ask for."""
+    bias = none_bias_of(probabilities, classes, [run.fault for run in tested])
+    logs = np.log(probabilities + 1e-9) + bias * (np.asarray(classes) == NONE)
+    return [[classes[c] for c in row] for row in np.argsort(-logs, axis=1)]
+
+
+def counts(run: PreparedRun) -> bool:
+    """Whether a fault does as much harm as one that the benchmark counts."""
+    return run.fault != NONE and (run.fault == "M1" or run.extra_errors >= LEAST_COUNTED * run.items)
