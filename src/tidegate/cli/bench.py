@@ -191,6 +191,18 @@ def _pipeline(
     _print(found.to_dict(), found.table(), as_json=as_json)
 
 
+def _fit_first(folder: Path, worlds: int, gains: int, *, across: bool, workers: int) -> None:
+    """Fit the shipped classifier and the transfer ratios anew, each only if asked for."""
+    if worlds:
+        from tidegate.bench.diagnosis_fit import fit_and_save
+
+        fit_and_save(folder / "fit", worlds, across=across, progress=_progress, workers=workers)
+    if gains:
+        from tidegate.bench.diagnosis_fit_gains import fit_gains_and_save
+
+        fit_gains_and_save(folder / "gains", gains, progress=_progress, workers=workers)
+
+
 def _on_clips(clips: Path | None, fights: Path | None, models: str, settings: dict[str, Any], *, as_json: bool) -> None:
     """Faults planted in the videos of a manifest, or in real clips."""
     from tidegate.bench.diagnosis_clips import ClipBenchConfig, run_clip_benchmark, run_fight_benchmark
@@ -264,14 +276,9 @@ def _diagnosis(
             return
         if across and not fit_worlds:
             raise UsageError("--across: expected --fit-worlds with it, got none")
+        _fit_first(folder, fit_worlds, fit_gains, across=across, workers=workers)
         from tidegate.bench.diagnosis import render, run_diagnosis_benchmark
-        from tidegate.bench.diagnosis_fit import fit_and_save
-        from tidegate.bench.diagnosis_fit_gains import fit_gains_and_save
 
-        if fit_worlds:
-            fit_and_save(folder / "fit", fit_worlds, across=across, progress=_progress, workers=workers)
-        if fit_gains:
-            fit_gains_and_save(folder / "gains", fit_gains, progress=_progress, workers=workers)
         found = run_diagnosis_benchmark(folder, full=full, seeds=seeds, max_seconds=max_seconds, progress=_progress,
                                         workers=workers)
     _print(found.to_dict(), render(found), as_json=as_json)
