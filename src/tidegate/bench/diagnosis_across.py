@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tidegate.bench.diagnosis_score import LEAST_SHARE
 from tidegate.diagnosis.classify import NONE
 from tidegate.diagnosis.forest import BlendConfig, fit_blend
 from tidegate.diagnosis.learned import PreparedRun, none_bias_of
@@ -20,10 +21,8 @@ from tidegate.diagnosis.table import Floats
 __all__ = ["MECHANISMS", "across_mechanisms", "counts"]
 
 MECHANISMS = ("fitting", "further")
-LEAST_COUNTED = 0.005
-"""Share of extra errors in all items from which on a fault counts."""
 _TESTED_WORLDS = 4
-"""Every so-manieth world is for the test."""
+"""Each world of this many is for the test."""
 
 
 def across_mechanisms(runs: Sequence[PreparedRun], config: BlendConfig | None = None, *, seed: int = 0
@@ -58,4 +57,4 @@ def _ranked(probabilities: Floats, classes: tuple[str, ...], tested: Sequence[Pr
 
 def counts(run: PreparedRun) -> bool:
     """Whether a fault does as much harm as one that the benchmark counts."""
-    return run.fault != NONE and (run.fault == "M1" or run.extra_errors >= LEAST_COUNTED * run.items)
+    return run.fault != NONE and (run.fault == "M1" or run.extra_errors >= LEAST_SHARE * run.items)

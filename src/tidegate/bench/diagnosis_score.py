@@ -17,11 +17,15 @@ from scipy import stats
 from tidegate.bench.diagnosis_rivals import RIVALS, recommended
 from tidegate.diagnosis.taxonomy import TAXONOMY, FailureClass
 
-__all__ = ["LEAST_EXTRA_ERRORS", "counted", "score"]
+__all__ = ["LEAST_EXTRA_ERRORS", "LEAST_SHARE", "counted", "score"]
 
 Row = dict[str, Any]
 LEAST_EXTRA_ERRORS = 12
 """Extra errors of 2,400 items (0.5 %) from which on a fault counts."""
+LEAST_SHARE = LEAST_EXTRA_ERRORS / 2400
+"""The same as a share of the items."""
+HARM = ((LEAST_EXTRA_ERRORS, 24), (24, 60), (60, 10_000))
+"""Bands of extra errors that accuracy is read in: from, and below."""
 LEAST_GAIN = 0.005
 """Best F1 gain from which on a regret is computed."""
 NAMES = (*(failure.value for failure in TAXONOMY), "none")
@@ -142,10 +146,6 @@ def score(rows: Sequence[Row]) -> dict[str, Any]:
         "rivals": _rivals(of, quiet, gained), "curve": _curve(single),
     }  # fmt: skip
     return found
-
-
-HARM = ((12, 24), (24, 60), (60, 10_000))
-"""Bands of extra errors that accuracy is read in: from, and below."""
 
 
 def _by_harm(of: dict[str, list[Row]]) -> list[dict[str, Any]]:

@@ -104,7 +104,7 @@ def run_features(table: ProbeTable, seen: Observations, rules: Classified) -> Fl
         -1.0 if table.escalated is None else float(table.escalated.mean()),
     ]
     return np.concatenate([*views, known, mean, [rules.shares[c] for c in CLASSES],
-                           [_logit(ranked.get(name, 0.0)) for name in _RANKED], _contrasts(table, seen), rest,
+                           [_logit(ranked.get(name, 0.0)) for name in _RANKED], _surplus(table, seen), rest,
                            contrasts(table)])
 
 
@@ -120,7 +120,7 @@ def _strength(excess: Floats, variance: Floats, mask: Bools) -> Floats:
     return root
 
 
-def _contrasts(table: ProbeTable, seen: Observations) -> Floats:
+def _surplus(table: ProbeTable, seen: Observations) -> Floats:
     """What a slice's errors are beyond those of the rest of the run.
 
     Of each observation: the largest standardised surplus in a slice; then, in the slice with most surplus errors, the

@@ -61,12 +61,14 @@ class PreparedRun:
     group: int
     extra_errors: int
     items: int
+    """Of the whole run."""
     fully: bool
     """Whether every probe was run on every error."""
     run_F: Floats
     errors_EF: Floats
     """Without context."""
     mechanism: str = ""
+    """Known to scores alone, like ``extra_errors``."""
     due_E: npt.NDArray[np.bool_]
     """Whether each of these errors is there because of the fault."""
 
@@ -198,8 +200,8 @@ def judge_of(choice: str, table: ProbeTable, scorable: frozenset[str] = frozense
 
 
 def probed_fully(table: ProbeTable) -> bool:
-    """Whether nearly every error has a score under every probe that ran on any (probes with a modality, a truth or a
-    failed item's like do not apply to all, so the probes of all items decide)."""
+    """Whether nearly every error has a score under those probes that apply to any item; of the others, which want a
+    modality or a truth, missing scores say nothing."""
     errors = table.errors
     shares = [float(np.isfinite(scores[errors]).mean()) for probe, scores in table.probes.items()
               if probe in _FOR_ALL and errors.any()]
