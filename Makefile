@@ -35,7 +35,7 @@ test: $(VENV)/.dev-installed lint  ## All default tests
 	$(BIN)/python -m pytest -n 2
 
 test-long: $(VENV)/.dev-installed  ## The long tests (fuzzing, training from scratch)
-	$(BIN)/python -m pytest -n 2 -m long
+	$(BIN)/python -m pytest -n 2 -m long -o faulthandler_timeout=0
 
 clean:  ## Remove the environment and outputs
 	rm -rf $(VENV) out

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,6 +21,7 @@ from servers.process import wait_until
 from tidegate.errors import ConfigError, ServiceUnavailable
 from tidegate.platform.contracts import Delivery, EventSource
 from tidegate.platform.event import EventCodec, VideoEvent
+from tidegate.platform.sources.bounded import ended_within
 from tidegate.platform.sources.kafka import KafkaSource, KafkaSourceConfig
 
 numbers = itertools.count()
@@ -235,8 +238,47 @@ def test_killed_broker_that_lost_its_topics_is_read_from_the_start_again(own_bro
     other.close()
 
 
+def test_broker_that_does_not_answer_cannot_keep_a_worker_from_stopping(own_broker: Broker) -> None:
+    """Commit and farewell have no deadline in the driver; what was not committed comes again."""
+    own_broker.create_topic("t", partitions=1)
+    own_broker.produce("t", (event(number) for number in range(5)))
+    patient = replace(config(own_broker.bootstrap, "t", "g"), commit_seconds=60, patience_seconds=0.5)
+    source = KafkaSource(patient)
+    source.acknowledge(take(source, 5))
+    own_broker.pause()
+    started = time.monotonic()
+    source.close()
+    assert 0.5 <= time.monotonic() - started < 10  # the driver alone waits a minute and more
+    own_broker.resume()
+    other = KafkaSource(config(own_broker.bootstrap, "t", "g"))
+    own_broker.produce("t", [event(5)])
+    seen: set[str] = set()
+
+    def last() -> bool:
+        seen.update(ids(take(other, 1)))
+        return "v5" in seen
+
+    wait_until(last, "the message after the stop", every_seconds=0)
+    other.close()
+
+
+def test_call_of_a_driver_ends_in_time_is_left_behind_or_raises() -> None:
+    for_ever = threading.Event()
+    assert ended_within(5, lambda: None)
+    assert not ended_within(0.05, for_ever.wait)
+    with pytest.raises(ServiceUnavailable, match="away"):
+        ended_within(5, lambda: _raise(ServiceUnavailable("away")))
+    for_ever.set()
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"topics": ()}, {"group": ""}, {"start": "middle"}, {"heartbeat_seconds": 40}, {"max_poll_seconds": 1}]
+    "wrong",
+    [{"topics": ()}, {"group": ""}, {"start": "middle"}, {"heartbeat_seconds": 40}, {"max_poll_seconds": 1},
+     {"patience_seconds": 0}],
 )
 def test_wrong_settings_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong)).split("_")[0]):

@@ -5,20 +5,22 @@ an error. Offsets are committed only for what was acknowledged, so a crash bring
 
 A rebalance takes partitions away inside ``poll``: what was acknowledged of them is committed then and there, what was
 not is dropped from the books (the next owner gets it again), and a late acknowledgement of it does nothing. Offsets
-that are gone (a topic made anew) restart at ``start``.
+that are gone (a topic made anew) restart at ``start``. Waiting for a broker has an end: a coordinator that does not
+answer delays a rebalance or a stop by ``patience_seconds``, and what was not committed comes again.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tidegate.errors import ConfigError, ServiceRefused, ServiceUnavailable
 from tidegate.platform.contracts import Delivery, Shard
 from tidegate.platform.event import EventCodec
+from tidegate.platform.sources.bounded import ended_within
 from tidegate.platform.sources.kafka_client import client_settings
 from tidegate.platform.stores.drivers import driver
 
@@ -47,6 +49,8 @@ class KafkaSourceConfig:
     """A worker that does not poll for this long loses its partitions: longer than the slowest batch."""
     commit_seconds: float = 0.2
     """Acknowledged offsets are committed this often (and when partitions are taken away, and on close)."""
+    patience_seconds: float = 10.0
+    """Longest wait for a commit when partitions are taken away, and for leaving the group."""
     max_message_bytes: int = 1024 * 1024
     """Kept of an oversized message in its delivery; what counts as oversized is a limit of events."""
     queued_kibibytes: int = 16 * 1024
@@ -63,6 +67,8 @@ class KafkaSourceConfig:
             raise ConfigError(f"expected 0 < heartbeat_seconds <= session_timeout_seconds / 3, got {self}")
         if self.max_poll_seconds < self.session_timeout_seconds:
             raise ConfigError(f"expected max_poll_seconds >= session_timeout_seconds, got {self}")
+        if not self.patience_seconds > 0:
+            raise ConfigError(f"expected patience_seconds > 0, got {self.patience_seconds}")
 
 
 class _Progress:
@@ -162,7 +168,11 @@ class KafkaSource:
             return
         partitions = [self._kafka.TopicPartition(each.topic, each.number, each.done) for each in due]
         try:
-            self._consumer.commit(offsets=partitions, asynchronous=not wait)
+            if not wait:
+                self._consumer.commit(offsets=partitions, asynchronous=True)
+            elif not self._bounded(lambda: self._consumer.commit(offsets=partitions, asynchronous=False)):
+                _LOG.warning("offsets were not committed within %s s", self._config.patience_seconds)
+                return
         except self._kafka.KafkaException as error:  # what is not committed comes again
             _LOG.warning("offsets were not committed: %s", error)
             return
@@ -218,7 +228,12 @@ class KafkaSource:
         return total if known else None
 
     def close(self) -> None:
-        """Commit what was acknowledged and leave the group."""
+        """Commit what was acknowledged and leave the group, as far as a broker answers in time."""
         self._commit(self._progress.values(), wait=True)
         self._progress.clear()
-        self._consumer.close()
+        if not self._bounded(self._consumer.close):
+            _LOG.warning("the group was not left within %s s: the broker will miss this member by itself",
+                         self._config.patience_seconds)
+
+    def _bounded(self, call: Callable[[], object]) -> bool:
+        return ended_within(self._config.patience_seconds, call)
