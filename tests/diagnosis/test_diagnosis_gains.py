@@ -11,12 +11,13 @@ from scipy import stats
 from small_world import World, WorldScorer
 
 from tidegate.diagnosis import TAXONOMY, DiagnosisConfig, diagnose
-from tidegate.diagnosis.gains import GainsConfig, gains, item_weights
+from tidegate.diagnosis.gains import GainsConfig, gains
 from tidegate.diagnosis.interventions import REGISTRY, Context, of_class
 from tidegate.diagnosis.plan import carry_out, read_plan, write_plan
 from tidegate.diagnosis.score_table import read_scores, write_scores
 from tidegate.diagnosis.shapley import shapley_of_changes, shapley_values
 from tidegate.diagnosis.transfer import TransferRatios
+from tidegate.diagnosis.weighting import item_weights
 from tidegate.errors import ConfigError, UsageError
 
 QUICK = DiagnosisConfig(num_samples=20)

@@ -97,7 +97,7 @@ def run_fault(fault: Fault, config: RunConfig) -> dict[str, Any]:
     if config.with_curve:
         row["curve"] = [_at_budget(case, scorer, budget, config) for budget in BUDGETS]
     if config.with_full:
-        probing = replace(config.diagnosis, probing=PROBING["all"], num_samples=2)
+        probing = replace(config.diagnosis, probing=replace(PROBING["all"], confirm=0), num_samples=2)
         full = diagnose(case.table, scorer, classifier=config.classifier, config=probing)
         row["full"] = {"ranking": [[name, round(p, 4)] for name, p in full.ranking], "calls": full.calls_per_error}
     if config.with_gains:
@@ -114,7 +114,7 @@ def _items_found(case: Case, found: Diagnosis) -> float:
 
 def _at_budget(case: Case, scorer: CachingScorer, budget: float, config: RunConfig) -> dict[str, Any]:
     probing = replace(config.diagnosis.probing, order="adaptive", calls_per_error=budget, max_pairs=0,
-                      settled=0.0)
+                      settled=0.0, confirm=0)
     bounded = replace(config.diagnosis, probing=probing, num_samples=2)
     less = diagnose(case.table, scorer, classifier=config.classifier, config=bounded)
     return {"budget": budget, "calls_per_error": less.calls_per_error, "top": less.top}

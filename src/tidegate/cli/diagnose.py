@@ -75,6 +75,9 @@ def _diagnose(  # noqa: PLR0917 - one parameter an option
     settled: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Run every probe if the fitted classifier is less sure; 0: never.")
     ] = 0.9,
+    confirm: Annotated[
+        int, typer.Option(min=0, help="Interventions, most promising first, whose gain is measured on many items.")
+    ] = 3,
     ledger: Annotated[Path | None, typer.Option(help="Ledger of past interventions (ledger.jsonl).")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where probe scores are kept; in --out by default.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = 2,
@@ -92,7 +95,7 @@ def _diagnose(  # noqa: PLR0917 - one parameter an option
         if probes not in ("adaptive", "all"):
             raise UsageError(f"expected --probes adaptive or all, got {probes!r}")
         probing = ProbingConfig(order="all" if probes == "all" else "adaptive", max_errors=max_errors,
-                                max_controls=controls, settled=settled)
+                                max_controls=controls, settled=settled, confirm=confirm)
         config = InvestigationConfig(
             out=out, run=run, data=data, models=models, recogniser=recogniser, other_policy=other_policy,
             splits=tuple(split or ("test",)), issue=issue, reference_items=reference, p_base=p_base, judge=judge,

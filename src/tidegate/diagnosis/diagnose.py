@@ -1,7 +1,8 @@
 """``diagnose``: an evaluated run → how many errors each cause explains, and which cause stands out.
 
 Enters: a ``ProbeTable``, and a ``Scorer`` where more probes may be run. Leaves: a ``Diagnosis``. Order: what can be
-concluded at all, probes, observations, posterior of each error, pre-checks that overrule it (leakage, serving),
+concluded at all, probes, observations, posterior of each error, probes by which gains are measured, pre-checks that
+overrule the posterior (leakage, serving),
 counts with intervals (whole sources resampled), ranking of the run with ``none`` as an answer.
 
 Shape legend: E errors, C classes.
@@ -17,6 +18,7 @@ import numpy as np
 
 from tidegate.diagnosis.adaptive import ProbingConfig, Spent, probe_run
 from tidegate.diagnosis.classify import CLASSES, NONE, Classified, RulesConfig, classify, rank
+from tidegate.diagnosis.confirming import confirm
 from tidegate.diagnosis.hypotheses import HYPOTHESES
 from tidegate.diagnosis.learned import LearnedClassifier
 from tidegate.diagnosis.limits import conclusions
@@ -144,7 +146,8 @@ def diagnose(
     """Diagnose a run.
 
     With a ``scorer``, probes that the table lacks are run first, cheap ones before dear ones; all of them where a
-    ``classifier`` finds the run unclear after that (``ProbingConfig.settled``). ``train`` holds the
+    ``classifier`` finds the run unclear after that (``ProbingConfig.settled``); last, those by which gains are measured
+    (``ProbingConfig.confirm``). ``train`` holds the
     training items, from which distance, near-duplicates and independent peers are found where the table lacks them.
     Without a ``classifier`` the rules judge.
     """
@@ -159,6 +162,8 @@ def diagnose(
         table, more = probe_run(table, scorer, everything, rules=config.rules, seed=config.seed)
         seen, spent = observe(table), spent + more
         classified, ranking = _judged(table, seen, classifier, config)
+    table, more = confirm(table, scorer, config.probing, seed=config.seed)
+    spent += more
     classified, ranking = check_first(table, seen, classified, ranking, tolerated=config.tolerated_duplicates)
     return Diagnosis(
         table=table,

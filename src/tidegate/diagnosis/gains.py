@@ -22,14 +22,14 @@ import numpy.typing as npt
 from tidegate.diagnosis.classify import CLASSES
 from tidegate.diagnosis.diagnose import Diagnosis
 from tidegate.diagnosis.interventions import REGISTRY, Change, Context, Intervention
-from tidegate.diagnosis.signatures import control_pool
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.diagnosis.taxonomy import FailureClass
 from tidegate.diagnosis.thresholds import cross_fitted
 from tidegate.diagnosis.transfer import TransferRatios
+from tidegate.diagnosis.weighting import item_weights
 from tidegate.evaluation import Interval
 
-__all__ = ["Gain", "GainsConfig", "gains", "item_weights", "known_change", "suspicion"]
+__all__ = ["Gain", "GainsConfig", "gains", "known_change", "suspicion"]
 
 Bools = npt.NDArray[np.bool_]
 _MIN_TO_REFIT = 50
@@ -107,31 +107,6 @@ def suspicion(diagnosis: Diagnosis, classes: Iterable[FailureClass]) -> Floats:
     columns = [CLASSES.index(failure) for failure in classes]
     found[diagnosis.classified.rows] = diagnosis.classified.posterior_EC[:, columns].sum(axis=1)
     return found
-
-
-def item_weights(table: ProbeTable, scores: Floats) -> tuple[Floats, Floats]:
-    """(weights, scores): items known under a change stand for their unknown likes.
-
-    Strata are errors, and right items by label, near and far from the threshold. A stratum of which nothing is known
-    is taken to stay as it is, and so is an item that was probed otherwise: the probe does not apply to it (no speech to
-    transcribe), or adaptive probing passed it over because it promised nothing.
-    """
-    known, pool = np.isfinite(scores), control_pool(table)
-    weights, filled = np.ones(len(table)), scores.copy()
-    probed = np.zeros(len(table), dtype=np.bool_)
-    for made in table.probes.values():
-        probed |= np.isfinite(made)
-    skipped = probed & ~known
-    filled[skipped], known = table.scores[skipped], known | skipped
-    strata = np.where(table.errors, 0, 1 + 2 * pool + 4 * table.labels)
-    for stratum in np.unique(strata):
-        inside = strata == stratum
-        sampled = int((inside & known).sum())
-        if sampled:
-            weights[inside] = np.where(known[inside], inside.sum() / sampled, 0.0)
-        else:
-            filled[inside] = table.scores[inside]
-    return weights, filled
 
 
 def known_change(table: ProbeTable, change: Change) -> tuple[Change, Floats]:

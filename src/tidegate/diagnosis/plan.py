@@ -174,6 +174,7 @@ def _after(table: ProbeTable, change: Change) -> ProbeTable:
     return dataclasses.replace(
         table, ids=table.ids[rows], labels=labels[rows], scores=change.scores[rows], thresholds=change.thresholds[rows],
         sources=table.sources[rows], slices={name: column[rows] for name, column in table.slices.items()}, probes={},
+        applied={},
         base_scores=None if table.base_scores is None else table.base_scores[rows],
         escalated=None if table.escalated is None else table.escalated[rows],
         features={name: column[rows] for name, column in table.features.items()},

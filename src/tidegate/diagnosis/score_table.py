@@ -2,9 +2,9 @@
 
 Enters: Parquet or CSV with ``id``, ``label``, ``score`` and, where known, ``threshold``, ``source_id``, ``base_score``,
 ``escalated``, ``note``, ``hash``, metadata (``region``, ``language``, ``clause``, ``period``, or ``slice.NAME``),
-``probe.NAME`` and ``feature.NAME``; or a folder that ``tidegate scan`` wrote, with a manifest for the labels. Leaves: a
-checked ``ProbeTable``, and back. An empty cell is not known; it is never 0. A wrong value is a ``ManifestError`` that
-names file, line and column.
+``probe.NAME``, ``applied.NAME`` (a probe's change as if deployed, of more items) and ``feature.NAME``; or a folder
+that ``tidegate scan`` wrote, with a manifest for the labels. Leaves: a checked ``ProbeTable``, and back. An empty cell
+is not known; it is never 0. A wrong value is a ``ManifestError`` that names file, line and column.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def read_scores(file: Path) -> ProbeTable:
     missing = {"id", "label", "score"} - set(frame.columns)
     if missing:
         raise ManifestError(f"{file}: missing column {', '.join(sorted(missing))}; expected at least id, label, score")
-    unknown = [name for name in frame.columns if name.startswith("probe.")
-               and not set(name.removeprefix("probe.").split("+")) <= set(PROBES)]
+    unknown = [name for name in frame.columns if name.startswith(("probe.", "applied."))
+               and not set(name.partition(".")[2].split("+")) <= set(PROBES)]
     if unknown:
         raise ManifestError(f"{file}: unknown probe {', '.join(unknown)}; expected among {', '.join(PROBES)}")
     cells = _Cells(file, frame)
@@ -73,16 +73,17 @@ def read_scores(file: Path) -> ProbeTable:
     cells.check("label", np.isin(labels, (0.0, 1.0)), "0 or 1 (unlabelled items cannot be diagnosed: leave them out)")
     optional = set(frame.columns)
     whole = labels.astype(np.int64)
-    probes = {name.removeprefix("probe."): cells.numbers(name) for name in frame.columns if name.startswith("probe.")}
-    features = {name.removeprefix("feature."): cells.numbers(name) for name in frame.columns
-                if name.startswith("feature.")}
+    probes, applied, features = (
+        {name.removeprefix(kind): cells.numbers(name) for name in frame.columns if name.startswith(kind)}
+        for kind in ("probe.", "applied.", "feature.")
+    )
     slices = {name.removeprefix("slice."): cells.text(name) for name in frame.columns
               if name in METADATA or name.startswith("slice.")}
     return ProbeTable(
         ids=ids, labels=whole, scores=scores,
         thresholds=cells.numbers("threshold", required=True) if "threshold" in optional else _best(whole, scores),
         sources=np.where((given := cells.text("source_id")) == "", ids, given) if "source_id" in optional else ids,
-        slices=slices, probes=probes, features=features,
+        slices=slices, probes=probes, applied=applied, features=features,
         base_scores=cells.numbers("base_score") if "base_score" in optional else None,
         escalated=cells.numbers("escalated") > 0.5 if "escalated" in optional else None,
         embeddings_ND=_embeddings(cells, frame.columns),
@@ -191,6 +192,7 @@ def write_scores(table: ProbeTable, file: Path) -> None:
             columns[name] = optional
     columns |= {name if name in METADATA else f"slice.{name}": column for name, column in table.slices.items()}
     columns |= {f"probe.{name}": column for name, column in table.probes.items()}
+    columns |= {f"applied.{name}": column for name, column in table.applied.items()}
     columns |= {f"feature.{name}": column for name, column in table.features.items()}
     if table.embeddings_ND is not None:
         columns |= {f"embedding.{k}": table.embeddings_ND[:, k] for k in range(table.embeddings_ND.shape[1])}

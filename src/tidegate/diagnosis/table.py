@@ -54,6 +54,9 @@ class ProbeTable:
     """Whether the large stage was asked; None for a single stage."""
     probes: Mapping[str, Floats] = field(default_factory=dict)
     """Probe id → score of each item under it."""
+    applied: Mapping[str, Floats] = field(default_factory=dict)
+    """Probe id → score of each item if the probe's change were deployed: as it was where the probe does not apply.
+    Known of more items than in ``probes``, and of others than a cause is told by: gains are measured on it."""
     features: Mapping[str, Floats] = field(default_factory=dict)
     """Observations that are no probe: ``knn_distance``, ``peer_score`` (of independent models), ``perceived`` (does a
     probe head find the evidence), ``noise_level``, ``duplicate_similarity``."""
@@ -68,6 +71,7 @@ class ProbeTable:
         columns = {"labels": self.labels, "scores": self.scores, "thresholds": self.thresholds, "sources": self.sources}
         columns |= {f"slices[{name}]": column for name, column in self.slices.items()}
         columns |= {f"probes[{name}]": column for name, column in self.probes.items()}
+        columns |= {f"applied[{name}]": column for name, column in self.applied.items()}
         columns |= {f"features[{name}]": column for name, column in self.features.items()}
         for name in ("base_scores", "escalated", "hashes", "notes"):
             if getattr(self, name) is not None:

@@ -25,7 +25,7 @@ class Rescore:
     summary: str
     classes: tuple[FailureClass, ...]
     probes: tuple[str, ...]
-    """Probes whose scores the change has, the first that was run counts."""
+    """Probes whose scores the change has, the first that was run counts (best: as if applied)."""
     cost: float = 3.0
     needs_training: bool = False
     noted_only: bool = False
@@ -33,10 +33,11 @@ class Rescore:
 
     def apply(self, table: ProbeTable, suspected: Floats) -> Change | None:
         """The probe's scores in scope; None if it was not run."""
-        found = next((name for name in self.probes if np.isfinite(table.probes.get(name, np.zeros(0))).any()), None)
+        known = {**table.probes, **table.applied}
+        found = next((name for name in self.probes if np.isfinite(known.get(name, np.zeros(0))).any()), None)
         if found is None:
             return None
-        scores = table.probes[found]
+        scores = known[found]
         if self.noted_only:
             noted = np.isnan(table.scores) if table.notes is None else (table.notes != "") | np.isnan(table.scores)
             scores = np.where(noted, scores, table.scores)
