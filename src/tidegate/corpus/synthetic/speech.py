@@ -71,23 +71,25 @@ def speak(text: str, language_voice: str, voice: Voice) -> npt.NDArray[np.float3
 
 
 def _spoken(request: dict[str, Any]) -> bytes:
-    """The utterance's 16-bit samples; a process that hangs is ended and asked again."""
+    """The utterance's 16-bit samples; a process that hangs or dies by a signal (both happen, rarely) is asked again."""
     command = [sys.executable, "-I", "-S", str(Path(utterance.__file__))]
+    ended = ""
     for _ in range(_ATTEMPTS):
         try:
             done = subprocess.run(  # noqa: S603
                 command, input=json.dumps(request).encode(), capture_output=True, timeout=_PATIENCE_SECONDS, check=False
             )
         except subprocess.TimeoutExpired:
+            ended = f"no answer within {_PATIENCE_SECONDS:g} s"
             continue
         if done.returncode == utterance.NO_SUCH_VOICE:
             raise UsageError(f"expected a voice of espeak-ng, got {request['voice']!r}")
         if done.returncode == 0:
             return done.stdout
-        raise TidegateError(
-            f"espeak-ng ended with code {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}"
-        )
-    raise TidegateError(f"espeak-ng did not speak {request['text']!r} in {_ATTEMPTS} x {_PATIENCE_SECONDS:g} s")
+        ended = f"ended with code {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}"
+        if done.returncode > 0:
+            raise TidegateError(f"espeak-ng {ended}")
+    raise TidegateError(f"espeak-ng did not speak {request['text']!r} in {_ATTEMPTS} attempts; the last: {ended}")
 
 
 def _samples(pcm: bytes, text: str) -> npt.NDArray[np.float32]:
