@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tidegate.corpus.synthetic import speech
@@ -40,3 +41,22 @@ def test_synthesiser_that_refuses_is_not_asked_again(tmp_path: Path, monkeypatch
     with pytest.raises(TidegateError, match="ended with code 7"):
         speech.speak("one", "en", Voice())
     assert count.read_text() == "x"
+
+
+def test_next_speaker_takes_over_where_one_crashes_on_a_text_every_time() -> None:
+    """This speaker does in the espeak-ng that was tried; where it does not crash, it speaks itself."""
+    text = "Cảnh sát đã bắt kẻ giết người"
+    voice = Voice(variant="anika", words_per_minute=200, pitch=70, pitch_range=70)
+    one, other = (speech.speak(text, "vi", voice) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert len(one) > 16_000
+
+
+def test_synthesiser_that_always_crashes_is_given_up_with_the_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "utterance.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setattr(speech.utterance, "__file__", str(script))
+    with pytest.raises(TidegateError, match=r"'one' by 3 speakers.*-11"):
+        speech.speak("one", "en", Voice())
