@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tidegate.diagnosis.planted import fitting, further, held_out
-from tidegate.diagnosis.planted.cases import FIRST_TEST_WORLD, doubles, faultless, plant, singles
+from tidegate.diagnosis.planted import fitting, further, held_out, varied_content, varied_system
+from tidegate.diagnosis.planted.cases import FAMILIES, FIRST_TEST_WORLD, FITTED, doubles, faultless, plant, singles
 from tidegate.diagnosis.planted.fault import Fault, draw_place
 from tidegate.diagnosis.planted.probing import CHANGES, WorldScorer, table_of
 from tidegate.diagnosis.planted.retraining import REMEDIES, realised_gains
@@ -67,6 +67,19 @@ def test_held_out_faults_harm_too(failure: FailureClass) -> None:
     assert plant(fault(failure, "held_out")).extra_errors > 0
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("family", "failure"), [(name, failure) for name in FITTED if name.startswith("varied") for failure in FITTED[name]]
+)
+def test_varied_faults_harm_and_what_their_class_is_cured_by_restores(family: str, failure: FailureClass) -> None:
+    injector = FITTED[family][failure]
+    case = plant(Fault(truth=failure.value, injectors=(injector,), severity=3, share=0.35, seed=7013, family=family,
+                       world=701))  # fmt: skip
+    assert case.extra_errors >= 12
+    if injector is not varied_system.policy_moved_on:  # its labels follow another policy: no change of the model helps
+        assert max(realised_gains(case.system, 1, TAXONOMY[failure].interventions).values()) > 0
+
+
 def test_an_unharmed_world_is_good_but_errs() -> None:
     system = build(start(WORLD).copy())
     errors = int(table_of(system).errors.sum())
@@ -108,17 +121,21 @@ def test_retry_cures_what_serving_lost_and_nothing_else() -> None:
     np.testing.assert_allclose(case.scorer.score(fine, "retry"), case.table.scores[fine], atol=1e-5)
 
 
-def test_every_class_has_two_mechanisms_every_intervention_is_run_every_probe_is_known() -> None:
+def test_every_class_has_six_mechanisms_every_intervention_is_run_every_probe_is_known() -> None:
     classes = set(TAXONOMY)
-    assert set(fitting.INJECTORS) == set(held_out.INJECTORS) == classes
-    assert set(further.INJECTORS) == classes - {FailureClass.LEAKAGE}
-    assert len({*fitting.INJECTORS.values(), *further.INJECTORS.values(), *held_out.INJECTORS.values()}) == 41
+    assert set(FAMILIES["fitting"]) == set(FAMILIES["held_out"]) == classes
+    assert {name for name, injectors in FAMILIES.items() if set(injectors) == classes - {FailureClass.LEAKAGE}} == {
+        "further", "varied0", "varied1", "varied2"
+    }  # fmt: skip
+    assert len({injector for family in FAMILIES.values() for injector in family.values()}) == 2 * 14 + 4 * 13
     assert set(REMEDIES) == {name for kind in TAXONOMY.values() for name in kind.interventions}
     assert set(CHANGES) == set(PROBES)
 
 
 def test_fitting_and_held_out_know_nothing_of_each_other() -> None:
-    pairs = ((fitting, "held_out"), (further, "held_out"), (held_out, "fitting"), (held_out, "further"))
+    fitted = (fitting, further, varied_system, varied_content)
+    pairs = [(one, "held_out") for one in fitted]
+    pairs += [(held_out, one.__name__.rsplit(".", 1)[1]) for one in fitted]
     for module, other in pairs:
         tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
         imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -139,7 +156,7 @@ def test_plans_keep_fitting_worlds_and_test_worlds_apart() -> None:
     from tidegate.bench.diagnosis_fit_gains import FIRST_WORLD
 
     fitted = list(fitting_faults(3))
-    assert {one.family for one in fitted} == {"fitting", "further", "none", "decoy"}
+    assert {one.family for one in fitted} == {*FITTED, "none", "decoy"}
     tested = [one.fault for one in plan(seeds=2, full=True)]
     assert max(one.world for one in fitted) < FIRST_TEST_WORLD <= min(one.world for one in tested)
     assert {one.family for one in tested} == {"fitting", "held_out", "none", "decoy", "and", "or"}

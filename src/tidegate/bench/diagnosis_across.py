@@ -1,8 +1,8 @@
 """Does a class carry over to a mechanism that was not fitted on? Read on the fitting mechanisms alone.
 
-Enters: prepared runs of both fitting mechanisms of every class. Leaves: accuracy on the mechanism that was left out and
-on the one that was not, in worlds that were not fitted on. What is chosen about a classifier is chosen by this figure:
-the held-out mechanisms are for the score only.
+Enters: prepared runs of several fitting mechanisms of every class. Leaves: accuracy on the mechanism that was left out
+and on those that were not, in worlds that were not fitted on. What is chosen about a classifier is chosen by this
+figure: the held-out mechanisms are for the score only.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from tidegate.diagnosis.forest import BlendConfig, fit_blend
 from tidegate.diagnosis.learned import PreparedRun, none_bias_of
 from tidegate.diagnosis.table import Floats
 
-__all__ = ["MECHANISMS", "across_mechanisms", "counts"]
+__all__ = ["across_mechanisms", "counts"]
 
-MECHANISMS = ("fitting", "further")
 _TESTED_WORLDS = 4
 """Each world of this many is for the test."""
 
 
 def across_mechanisms(runs: Sequence[PreparedRun], config: BlendConfig | None = None, *, seed: int = 0
                       ) -> list[dict[str, Any]]:
-    """A line for each mechanism left out, and each that was not: named first, among three, runs."""
+    """Two lines for each family of mechanisms left out: tested on that one, and on the others."""
     found = []
-    for left_out in MECHANISMS:
+    families = sorted({run.mechanism for run in runs if run.fault != NONE})
+    for left_out in families:
         fitted = [run for run in runs if run.group % _TESTED_WORLDS and run.mechanism != left_out]
         tested = [run for run in runs if run.group % _TESTED_WORLDS == 0]
         groups = np.unique([run.group for run in fitted], return_inverse=True)[1].astype(np.int64)
@@ -37,11 +37,11 @@ def across_mechanisms(runs: Sequence[PreparedRun], config: BlendConfig | None = 
                              config, seed=seed)
         probabilities = model.probabilities(np.stack([run.run_F for run in tested]))
         named = _ranked(probabilities, model.classes, tested)
-        for mechanism in MECHANISMS:
+        for tested_on in (left_out, "the others"):
             own = [(run.fault, names) for run, names in zip(tested, named, strict=True)
-                   if run.mechanism == mechanism and counts(run)]
+                   if (run.mechanism == left_out) == (tested_on == left_out) and counts(run)]
             found.append({
-                "left out": left_out, "tested": mechanism, "faults": len(own),
+                "left out": left_out, "tested": tested_on, "faults": len(own),
                 "first": float(np.mean([fault == names[0] for fault, names in own])) if own else float("nan"),
                 "in three": float(np.mean([fault in names[:3] for fault, names in own])) if own else float("nan"),
             })  # fmt: skip

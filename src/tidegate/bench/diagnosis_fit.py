@@ -1,9 +1,8 @@
 """Runs with planted faults that the shipped classifier is fitted on, kept on disk, and the fit itself.
 
 Enters: a folder and how many worlds. Leaves: one ``.npz`` a run (its table with every probe on all items; nothing in it
-runs code), and the classifier. Only injectors of ``planted.fitting`` and ``planted.further`` and worlds below
-``FIRST_TEST_WORLD`` are used. Kept tables can be diagnosed again without their worlds, so that another classifier is
-fitted in seconds.
+runs code), and the classifier. Only the families of ``FITTED`` and worlds below ``FIRST_TEST_WORLD`` are used. Kept
+tables can be diagnosed again without their worlds, so that another classifier is fitted in minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from tidegate.bench.processes import shared
 from tidegate.diagnosis.adaptive import ProbingConfig, probe_run
 from tidegate.diagnosis.classify import NONE, RulesConfig
 from tidegate.diagnosis.learned import SHIPPED, LearnedClassifier, PlantedRun, PreparedRun, fit, prepare
-from tidegate.diagnosis.planted.cases import Case, faultless, plant, singles
+from tidegate.diagnosis.planted.cases import FITTED, Case, faultless, plant, singles
 from tidegate.diagnosis.planted.fault import Fault
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.errors import UsageError
@@ -85,10 +84,11 @@ def fitting_faults(worlds: int) -> Iterator[Fault]:
 
 
 def fitting_faults_of(world: int, *, quiet: bool = False) -> Iterator[Fault]:
-    """One world: no fault, every decoy at two severities, and half of the single faults of both mechanisms.
+    """One world: no fault, every decoy at two severities, and a part of the single faults of every mechanism.
 
-    The other half of all (class, severity) follows in the next world. A quiet world has none: how often ``none`` is
-    mistaken is learnt from worlds, not from runs, for the runs of one world share its ordinary errors.
+    Of the first two families half of all (class, severity), the other half follows in the next world; of the varied
+    ones a third each, so that every (class, severity) has one of them in every world. A quiet world has none: how often
+    ``none`` is mistaken is learnt from worlds, not from runs, for the runs of one world share its ordinary errors.
     """
     nothing, _ = faultless([world])
     yield nothing
@@ -99,6 +99,10 @@ def fitting_faults_of(world: int, *, quiet: bool = False) -> Iterator[Fault]:
     for family in () if quiet else ("fitting", "further"):
         for number, fault in enumerate(singles([world], family)):
             if (number + number // 14 + world) % 2 == 0:
+                yield fault
+    for place, family in enumerate(() if quiet else sorted(set(FITTED) - {"fitting", "further"})):
+        for number, fault in enumerate(singles([world], family)):
+            if (number + number // 13 + world) % 3 == place:
                 yield fault
 
 

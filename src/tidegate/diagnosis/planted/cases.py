@@ -14,20 +14,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tidegate.diagnosis.planted import fitting, further, held_out
+from tidegate.diagnosis.planted import fitting, further, held_out, varied_content, varied_system
 from tidegate.diagnosis.planted.decoys import DECOYS
-from tidegate.diagnosis.planted.fault import Fault, Place, draw_place
+from tidegate.diagnosis.planted.fault import Fault, Injector, Place, draw_place
 from tidegate.diagnosis.planted.probing import WorldScorer, table_of
 from tidegate.diagnosis.planted.world import Deployed, build, outcome, start
 from tidegate.diagnosis.table import ProbeTable
 from tidegate.diagnosis.taxonomy import FailureClass
 
-__all__ = ["FIRST_TEST_WORLD", "Case", "doubles", "faultless", "plant", "singles"]
+__all__ = ["FAMILIES", "FIRST_TEST_WORLD", "FITTED", "Case", "doubles", "faultless", "plant", "singles"]
 
 Array = npt.NDArray[Any]
 FIRST_TEST_WORLD = 1000
 SHARES = (0.05, 0.1, 0.2, 0.35, 0.5)
 _C = FailureClass
+_VARIED = varied_system.INJECTORS | varied_content.INJECTORS
+FITTED: dict[str, dict[FailureClass, Injector]] = {
+    "fitting": fitting.INJECTORS, "further": further.INJECTORS,
+    **{f"varied{number}": {failure: three[number] for failure, three in _VARIED.items()} for number in range(3)},
+}  # fmt: skip
+"""Family of mechanisms that a classifier may be fitted on → class → mechanism."""
+FAMILIES: dict[str, dict[FailureClass, Injector]] = {**FITTED, "held_out": held_out.INJECTORS}
+"""All families of single faults."""
 _BY_MODEL = {_C.THRESHOLD.value, _C.MODALITY_IGNORED.value}
 """Their mechanisms need a slice that the model is told of."""
 AND_PAIRS = (
@@ -58,7 +66,7 @@ class Case:
 
 def singles(seeds: Sequence[int], family: str, severities: Sequence[int] = (1, 2, 3)) -> Iterator[Fault]:
     """Every class at every severity, once a seed; shares of the slice go round."""
-    injectors = {"fitting": fitting, "further": further, "held_out": held_out}[family].INJECTORS
+    injectors = FAMILIES[family]
     for seed in seeds:
         for severity in severities:
             for place, (failure, injector) in enumerate(injectors.items()):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from tidegate.diagnosis.planted.items import (
     SCENE_WIDTH,
@@ -106,6 +107,8 @@ class Pipeline:
     """Part of the item's duration that frames are taken from, from its beginning."""
     sight_limit: Array
     """What lies further from the centre is cropped away."""
+    bunched: Array
+    """Moments around which frames crowd, in place of evenly; 0: evenly."""
     window: Array
     """Frames around the instant at which most happens, in place of evenly."""
     shuffled: Array
@@ -114,12 +117,18 @@ class Pipeline:
     """Added to sights and sounds."""
     quantised: Array
     """Step of a coarse quantisation; 0 for none."""
+    dropped: Array
+    """Share of what frames and sounds hold that is lost in blocks."""
+    clipped: Array
+    """Level beyond which sights and sounds are cut off; 0: none."""
     cleaned: Array
     hear_errors: Array
     read_errors: Array
     recognise_errors: Array
     smear: Array
     """How much of the words' code a poor encoder loses, 0 to 1."""
+    dialect: Array
+    """How far the item's language is pronounced and spelt otherwise than usual, 0 to 1."""
     transcript: Array
     """0 none, 1 recognised, 2 true."""
     sticker_true: Array
@@ -141,9 +150,10 @@ class Pipeline:
     @classmethod
     def standard(cls, count: int) -> Pipeline:
         """As it should be."""
-        numbers = {"frames": 8, "transcript": NONE, "policy": 1}
+        numbers = {"frames": 8, "bunched": 0, "transcript": NONE, "policy": 1}
         reals = {
-            "resolution": 1.0, "span": 1.0, "sight_limit": 1.0, "noise": 0.0, "quantised": 0.0, "hear_errors": 0.02,
+            "resolution": 1.0, "span": 1.0, "sight_limit": 1.0, "noise": 0.0, "quantised": 0.0, "dropped": 0.0,
+            "clipped": 0.0, "dialect": 0.0, "hear_errors": 0.02,
             "read_errors": 0.02, "recognise_errors": 0.06, "smear": 0.0,
         }  # fmt: skip
         off = ("window", "shuffled", "tiles", "cleaned", "sticker_true", "translated", "second_encoding", "failed")
@@ -217,13 +227,18 @@ def _noise_of(here: Pipeline, tables: tuple[NoiseTable, NoiseTable], name: str, 
 
 
 def _corrupted(values: Array, noise: Array, level: Array, here: Pipeline) -> Array:
-    """Noise, or a coarse quantisation; cleaning takes most of both away, and a little of the signal."""
+    """Noise, quantisation, lost blocks, cut peaks; cleaning takes most of it away, and a little of the signal."""
     shape = (-1, *[1] * (values.ndim - 1))
     left, kept = np.where(here.cleaned, 0.3, 1.0).reshape(shape), np.where(here.cleaned, 0.97, 1.0).reshape(shape)
     noisy = kept * values + noise * np.sqrt(0.1 + (level.reshape(shape) * left) ** 2)
     step = here.quantised.reshape(shape) * left
     steps = np.where(step > 0, step, 1.0)
     found: Array = np.where(step > 0, np.round(noisy / steps) * steps, noisy).astype(np.float32)
+    if here.dropped.any():
+        found = np.where(special.ndtr(noise) < here.dropped.reshape(shape) * left, np.float32(0), found)
+    if here.clipped.any():
+        most = np.where(here.clipped > 0, here.clipped, np.inf).reshape(shape) / left
+        found = np.clip(found, -most, most).astype(np.float32)
     return found
 
 
@@ -246,6 +261,12 @@ def _instants(here: Pipeline, energy_NG: Array | None) -> tuple[Array, Array]:
     number_NT = np.broadcast_to(np.arange(most), (len(here.frames), most))
     even = (number_NT + 0.5) / here.frames[:, None] * GRID * here.span[:, None]
     grid_NT = np.minimum(np.floor(even).astype(np.int64), GRID - 1)
+    if here.bunched.any():
+        moments = np.maximum(here.bunched, 1)[:, None]
+        each = np.maximum(here.frames[:, None] // moments, 1)
+        moment_NT = np.minimum(number_NT // each, moments - 1)
+        crowd = np.floor((moment_NT + 0.5) / moments * GRID).astype(np.int64) + number_NT % each
+        grid_NT = np.where(here.bunched[:, None] > 0, np.minimum(crowd, GRID - 1), grid_NT)
     if energy_NG is not None:
         first = np.clip(energy_NG.argmax(1) - here.frames // 2, 0, GRID - here.frames)
         grid_NT = np.where(here.window[:, None], np.minimum(first[:, None] + number_NT, GRID - 1), grid_NT)
@@ -282,11 +303,20 @@ def _sounds(
     sound_NE = _corrupted(clear_NE, _noise_of(here, tables, "sound_NE", rows), level, here)
     chance_N = _noise_of(here, tables, "chance_NK", rows)[:, 0]
     heard = np.where(chance_N < here.hear_errors, _noise_of(here, tables, "wrong_NK", rows)[:, 0], items.speech[rows])
-    code_NW = book.words_TLW[heard, items.language[rows]] @ book.hearing_WW
+    code_NW = _accented(book.words_TLW[heard, items.language[rows]], here.dialect) @ book.hearing_WW
     code_NW = code_NW - here.smear[:, None] * (code_NW - code_NW @ book.smear_WW)
     words_NW = _corrupted(code_NW, _noise_of(here, tables, "words_NKW", rows)[:, 0], level, here)
     on = here.audio_on[:, None]
     return sound_NE * on, words_NW * (on & (items.speech[rows] >= 0)[:, None])
+
+
+def _accented(words: Array, dialect: Array) -> Array:
+    """Words of another pronunciation or spelling: a part of their code stands elsewhere."""
+    if not dialect.any():
+        return words
+    part = dialect[..., None]
+    changed: Array = (1 - part) * words + part * np.roll(words, 5, axis=-1)
+    return changed
 
 
 def _texts(
@@ -305,6 +335,8 @@ def _texts(
     language = np.column_stack([items.language[source], items.language[source], items.language[rows]])
     translated = here.translated[:, None] & (chance_NK[:, 3:] > 0.03)
     theme_NK = np.column_stack([items.title[source], read, spoken])
-    code_NKW = book.words_TLW[theme_NK, np.where(translated, 0, language)] + 0.25 * noise_NKW[:, 1:]
+    own_NKW = book.words_TLW[theme_NK, np.where(translated, 0, language)]
+    own_NKW = _accented(own_NKW, np.where(translated, 0.0, here.dialect[:, None]))
+    code_NKW = own_NKW + 0.25 * noise_NKW[:, 1:]
     on_NK = (theme_NK >= 0) & np.column_stack([here.text_on, here.text_on, np.ones(len(rows), bool)])
     return (code_NKW * on_NK[:, :, None]).astype(np.float32), on_NK

@@ -42,7 +42,7 @@ Array = npt.NDArray[Any]
 def restored(pipeline: Pipeline) -> Pipeline:
     """Decoded again with wider limits: what serving had recorded does not happen."""
     noted = pipeline.note != ""
-    return pipeline.with_(noted, failed=False, span=1.0, audio_on=True, note="")
+    return pipeline.with_(noted, failed=False, span=1.0, audio_on=True, text_on=True, note="")
 
 
 def _swap(*names: str) -> Callable[[Pipeline, Array], Pipeline]:
@@ -91,7 +91,9 @@ CHANGES: dict[str, Callable[[Pipeline, Array], Pipeline]] = {
 
 def more_frames(pipeline: Pipeline) -> Pipeline:
     """Four times the frames, evenly over the whole item."""
-    return pipeline.with_(frames=np.minimum(4 * pipeline.frames, 32), span=1.0, window=False)
+    return pipeline.with_(
+        frames=np.minimum(4 * pipeline.frames, 32), span=1.0, bunched=0, shuffled=False, window=False
+    )
 
 
 def matches_of(split: Split, found: Outcome) -> Array:
