@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tidegate.diagnosis.planted import fitting, further, held_out, varied_content, varied_system
+from tidegate.diagnosis.planted import fitting, further, held_out, independent, varied_content, varied_system
 from tidegate.diagnosis.planted.cases import FAMILIES, FIRST_TEST_WORLD, FITTED, doubles, faultless, plant, singles
 from tidegate.diagnosis.planted.fault import Fault, draw_place
 from tidegate.diagnosis.planted.probing import CHANGES, WorldScorer, table_of
@@ -69,7 +69,7 @@ def test_held_out_faults_harm_too(failure: FailureClass) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("family", "failure"), [(name, failure) for name in FITTED if name.startswith("varied") for failure in FITTED[name]]
+    ("family", "failure"), [(name, failure) for name in FITTED if name[-1].isdigit() for failure in FITTED[name]]
 )
 def test_varied_faults_harm_and_what_their_class_is_cured_by_restores(family: str, failure: FailureClass) -> None:
     injector = FITTED[family][failure]
@@ -121,19 +121,22 @@ def test_retry_cures_what_serving_lost_and_nothing_else() -> None:
     np.testing.assert_allclose(case.scorer.score(fine, "retry"), case.table.scores[fine], atol=1e-5)
 
 
-def test_every_class_has_six_mechanisms_every_intervention_is_run_every_probe_is_known() -> None:
+def test_every_class_has_seven_mechanisms_or_more_every_intervention_is_run_every_probe_is_known() -> None:
     classes = set(TAXONOMY)
     assert set(FAMILIES["fitting"]) == set(FAMILIES["held_out"]) == classes
     assert {name for name, injectors in FAMILIES.items() if set(injectors) == classes - {FailureClass.LEAKAGE}} == {
-        "further", "varied0", "varied1", "varied2"
+        "further", "varied0", "varied1", "varied2", "independent0"
     }  # fmt: skip
-    assert len({injector for family in FAMILIES.values() for injector in family.values()}) == 2 * 14 + 4 * 13
+    mechanisms = {injector for family in FAMILIES.values() for injector in family.values()}
+    assert len(mechanisms) == 2 * 14 + 4 * 13 + 33
+    for failure in classes - {FailureClass.LEAKAGE}:
+        assert sum(failure in family for family in FITTED.values()) >= 6
     assert set(REMEDIES) == {name for kind in TAXONOMY.values() for name in kind.interventions}
     assert set(CHANGES) == set(PROBES)
 
 
 def test_fitting_and_held_out_know_nothing_of_each_other() -> None:
-    fitted = (fitting, further, varied_system, varied_content)
+    fitted = (fitting, further, varied_system, varied_content, independent)
     pairs = [(one, "held_out") for one in fitted]
     pairs += [(held_out, one.__name__.rsplit(".", 1)[1]) for one in fitted]
     for module, other in pairs:

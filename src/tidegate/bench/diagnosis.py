@@ -30,7 +30,7 @@ from tidegate.evaluation import markdown_table
 __all__ = ["DiagnosisReport", "Planned", "plan", "render", "run_diagnosis_benchmark"]
 
 
-FIRST_SCORED_WORLD = 3000
+FIRST_SCORED_WORLD = 4000
 """Worlds from 1000 on are for the score; those before this one were looked at while the classifier was made."""
 
 

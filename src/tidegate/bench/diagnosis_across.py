@@ -8,6 +8,7 @@ figure: the held-out mechanisms are for the score only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def across_mechanisms(runs: Sequence[PreparedRun], config: BlendConfig | None = 
         tested = [run for run in runs if run.group % _TESTED_WORLDS == 0]
         groups = np.unique([run.group for run in fitted], return_inverse=True)[1].astype(np.int64)
         model, _ = fit_blend(np.stack([run.run_F for run in fitted]), np.asarray([run.fault for run in fitted]), groups,
-                             config, seed=seed)
+                             replace(config or BlendConfig(), folds=1), seed=seed)
         probabilities = model.probabilities(np.stack([run.run_F for run in tested]))
         named = _ranked(probabilities, model.classes, tested)
         for tested_on in (left_out, "the others"):

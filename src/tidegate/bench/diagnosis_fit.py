@@ -21,7 +21,7 @@ from tidegate.bench.processes import shared
 from tidegate.diagnosis.adaptive import ProbingConfig, probe_run
 from tidegate.diagnosis.classify import NONE, RulesConfig
 from tidegate.diagnosis.learned import SHIPPED, LearnedClassifier, PlantedRun, PreparedRun, fit, prepare
-from tidegate.diagnosis.planted.cases import FITTED, Case, faultless, plant, singles
+from tidegate.diagnosis.planted.cases import Case, faultless, plant, singles
 from tidegate.diagnosis.planted.fault import Fault
 from tidegate.diagnosis.table import Floats, ProbeTable
 from tidegate.errors import UsageError
@@ -87,7 +87,8 @@ def fitting_faults_of(world: int, *, quiet: bool = False) -> Iterator[Fault]:
     """One world: no fault, every decoy at two severities, and a part of the single faults of every mechanism.
 
     Of the first two families half of all (class, severity), the other half follows in the next world; of the varied
-    ones a third each, so that every (class, severity) has one of them in every world. A quiet world has none: how often
+    ones a third each, so that every (class, severity) has one of them in every world, and so of the independent ones in
+    every other world. A quiet world has none: how often
     ``none`` is mistaken is learnt from worlds, not from runs, for the runs of one world share its ordinary errors.
     """
     nothing, _ = faultless([world])
@@ -100,10 +101,11 @@ def fitting_faults_of(world: int, *, quiet: bool = False) -> Iterator[Fault]:
         for number, fault in enumerate(singles([world], family)):
             if (number + number // 14 + world) % 2 == 0:
                 yield fault
-    for place, family in enumerate(() if quiet else sorted(set(FITTED) - {"fitting", "further"})):
-        for number, fault in enumerate(singles([world], family)):
-            if (number + number // 13 + world) % 3 == place:
-                yield fault
+    for place in () if quiet else (0, 1, 2):
+        for name in ("varied", "independent") if world % 2 else ("varied",):
+            for number, fault in enumerate(singles([world], f"{name}{place}")):
+                if (number + number // 13 + world) % 3 == place:
+                    yield fault
 
 
 def name_of(fault: Fault) -> str:

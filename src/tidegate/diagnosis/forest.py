@@ -102,7 +102,10 @@ class Blend:
 
 def fit_blend(rows_RF: Floats, targets: npt.NDArray[np.str_], groups: Ints, config: BlendConfig | None = None, *,
               seed: int = 0) -> tuple[Blend, Floats]:
-    """(the model of all rows, out-of-fold probabilities (R, K) at the fitted temperature)."""
+    """(the model of all rows, out-of-fold probabilities (R, K) at the fitted temperature).
+
+    With one fold nothing is out of fold: those probabilities are all alike, and the temperature stays 1.
+    """
     config, classes = config or BlendConfig(), tuple(sorted(set(targets.tolist())))
     if len(classes) < 2:
         raise UsageError(f"expected at least two classes to tell apart, got {classes}")
@@ -115,7 +118,7 @@ def fit_blend(rows_RF: Floats, targets: npt.NDArray[np.str_], groups: Ints, conf
             continue
         part = _fit_once(rows_RF[inside], truth[inside], classes, config, seed)
         held_out[~inside] = part.probabilities(rows_RF[~inside])
-    temperature = _temperature(held_out, truth)
+    temperature = _temperature(held_out, truth) if config.folds > 1 else 1.0
     whole = replace(_fit_once(rows_RF, truth, classes, config, seed), temperature=temperature)
     return whole, softmax(np.log(held_out + 1e-9) / temperature)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tidegate.diagnosis.planted import fitting, further, held_out, varied_content, varied_system
+from tidegate.diagnosis.planted import fitting, further, held_out, independent, varied_content, varied_system
 from tidegate.diagnosis.planted.decoys import DECOYS
 from tidegate.diagnosis.planted.fault import Fault, Injector, Place, draw_place
 from tidegate.diagnosis.planted.probing import WorldScorer, table_of
@@ -31,7 +31,8 @@ _C = FailureClass
 _VARIED = varied_system.INJECTORS | varied_content.INJECTORS
 FITTED: dict[str, dict[FailureClass, Injector]] = {
     "fitting": fitting.INJECTORS, "further": further.INJECTORS,
-    **{f"varied{number}": {failure: three[number] for failure, three in _VARIED.items()} for number in range(3)},
+    **{f"{name}{number}": {failure: own[number] for failure, own in injectors.items() if len(own) > number}
+       for name, injectors in (("varied", _VARIED), ("independent", independent.INJECTORS)) for number in range(3)},
 }  # fmt: skip
 """Family of mechanisms that a classifier may be fitted on → class → mechanism."""
 FAMILIES: dict[str, dict[FailureClass, Injector]] = {**FITTED, "held_out": held_out.INJECTORS}

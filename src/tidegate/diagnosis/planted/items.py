@@ -86,6 +86,16 @@ class Items:
     sticker: Array
     noise: Array
     """Disturbance that it was uploaded with."""
+    wind: Array
+    """Disturbance of its sound alone."""
+    print_size: Array
+    """Size of on-screen text; 1 for what is read at any resolution."""
+    tags: Array
+    """How much of the title is a heap of popular words that say nothing."""
+    script: Array
+    """How far its texts are from how the language was written so far, 0 to 1."""
+    dialect: Array
+    """How far its speech is from how the language was spoken so far, 0 to 1."""
     scene_ND: Array
 
     def __len__(self) -> int:
@@ -144,6 +154,8 @@ def _channels(rng: np.random.Generator, count: int, prefix: str) -> dict[str, Ar
         "start_NC": start_NC, "end_NC": end_NC, "size": rng.uniform(0.38, 1.0, count), "place": rng.random(count),
         "tone_NA": tone_NA, "speech": words(0.65), "title": words(1.0), "sticker": words(0.5),
         "noise": np.where(rng.random(count) < 0.2, rng.uniform(0.2, 0.6, count), 0.0),
+        "wind": np.zeros(count), "print_size": np.ones(count), "tags": np.zeros(count), "script": np.zeros(count),
+        "dialect": np.zeros(count),
         "scene_ND": 0.5 * scene_of_source + 0.5 * rng.normal(size=(count, SCENE_WIDTH)),
         "clause": rng.integers(len(CLAUSES), size=count), "imitates": np.full(count, -1),
     }  # fmt: skip

@@ -43,6 +43,10 @@ class Recipe:
     """Frames are pooled without their order: a fault of the training code."""
     modality_dropout: float = 0.06
     """How often a modality of an item is left out."""
+    joins: tuple[str, float] | None = None
+    """Modality that is left out of every item for that share of the steps: a fault of the training plan."""
+    positive_weight: float = 1.0
+    """Weight of a violating item's loss."""
     early_fusion: bool = False
     """Train a branch that sees all modalities at once."""
 
@@ -155,6 +159,8 @@ def train(
     generator = torch.Generator().manual_seed(recipe.seed)
     target = torch.from_numpy(np.asarray(target_N, dtype=np.float32))
     weight = torch.ones_like(target) if weight_N is None else torch.from_numpy(np.asarray(weight_N, dtype=np.float32))
+    if recipe.positive_weight != 1:
+        weight = weight * (1 + (recipe.positive_weight - 1) * target)
     silent = _silent(seen, recipe)
     steps = recipe.epochs * (len(target) // 256)
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
@@ -166,6 +172,9 @@ def train(
                 order = torch.randperm(len(target), generator=generator)
             rows = order[(step % (len(target) // 256)) * 256 :][:256]
             batch = _dropped({name: values[rows] for name, values in seen.items()}, recipe, generator)
+            if recipe.joins is not None and step < recipe.joins[1] * steps and "audio_on" in batch:
+                others = [float(modality != recipe.joins[0]) for modality in MODALITIES]
+                batch = _kept(batch, torch.tensor(others).expand(len(rows), 3))
             extra = () if silent is None else (silent[0][rows], silent[1])
             loss = nn.functional.binary_cross_entropy_with_logits(net(batch, *extra), target[rows], weight=weight[rows])
             optimizer.zero_grad()
@@ -190,7 +199,12 @@ def _dropped(batch: dict[str, Tensor], recipe: Recipe, generator: torch.Generato
     if "audio_on" not in batch or recipe.modality_dropout == 0:
         return batch
     chance = torch.rand((len(batch["audio_on"]), 3), generator=generator) >= recipe.modality_dropout
-    vision, audio, text = chance.float().unbind(1)
+    return _kept(batch, chance.float())
+
+
+def _kept(batch: dict[str, Tensor], kept_N3: Tensor) -> dict[str, Tensor]:
+    """Modalities of each item: 1 where they stay."""
+    vision, audio, text = kept_N3.unbind(1)
     batch = dict(batch)
     batch["frames_NTD"] = batch["frames_NTD"] * vision[:, None, None]
     batch["audio_on"] = batch["audio_on"] * audio

@@ -17,10 +17,15 @@ import numpy.typing as npt
 from scipy import special
 
 from tidegate.diagnosis.planted.items import (
+    CHAT,
+    NEWS,
+    OFFER,
     SCENE_WIDTH,
     SIGHTS,
     TALK,
     THEMES,
+    THREAT,
+    THREAT_OK,
     TONES,
     Items,
 )
@@ -30,6 +35,10 @@ __all__ = ["GRID", "Codebook", "NoiseTable", "Observation", "Pipeline", "observe
 Array = npt.NDArray[Any]
 GRID = 32
 """Instants of an item at which frames can be taken."""
+HEAP = np.array([TALK, CHAT, NEWS])
+"""Themes of the popular words that a title may be heaped with."""
+MILD = np.where(np.arange(THEMES) == THREAT, THREAT_OK, np.where(np.arange(THEMES) == OFFER, CHAT, np.arange(THEMES)))
+"""What each theme is taken for by an encoder that hears no harsh words."""
 SIGHT_WIDTH, TONE_WIDTH, WORD_WIDTH = SIGHTS + SCENE_WIDTH, TONES + 6, 24
 GOLD, RECOGNISED, NONE = 2, 1, 0
 
@@ -46,6 +55,8 @@ class Codebook:
     hearing_WW: Array
     smear_WW: Array
     """What a poor encoder keeps of words: a projection on a fifth of the directions."""
+    unusual_TLW: Array
+    """Code of every theme as nobody wrote or spoke the language before."""
 
     @classmethod
     def of_seed(cls, seed: int) -> Codebook:
@@ -64,9 +75,11 @@ class Codebook:
         words_TLW *= 2.6 / np.linalg.norm(words_TLW, axis=-1, keepdims=True)
         hearing_WW = np.linalg.qr(rng.normal(size=(WORD_WIDTH, WORD_WIDTH)))[0]
         kept_WK = hearing_WW[:, : WORD_WIDTH // 5]
+        unusual_TLW = 0.35 * words_TLW / 2.6 + np.random.default_rng([seed, 13]).normal(size=words_TLW.shape) * 0.19
+        unusual_TLW *= 2.6 / np.linalg.norm(unusual_TLW, axis=-1, keepdims=True)
         return cls(
             sight_CD=sight_CD, scene_SD=basis_DD[SIGHTS:], tone_AE=tone_AE, words_TLW=words_TLW,
-            hearing_WW=hearing_WW, smear_WW=kept_WK @ kept_WK.T,
+            hearing_WW=hearing_WW, smear_WW=kept_WK @ kept_WK.T, unusual_TLW=unusual_TLW,
         )  # fmt: skip
 
 
@@ -111,6 +124,8 @@ class Pipeline:
     """Moments around which frames crowd, in place of evenly; 0: evenly."""
     window: Array
     """Frames around the instant at which most happens, in place of evenly."""
+    calmest: Array
+    """Frames around the instant at which least happens; ``window`` goes before."""
     shuffled: Array
     tiles: Array
     noise: Array
@@ -121,14 +136,22 @@ class Pipeline:
     """Share of what frames and sounds hold that is lost in blocks."""
     clipped: Array
     """Level beyond which sights and sounds are cut off; 0: none."""
+    blur: Array
+    """Part of what is shown that is smoothed away, 0 to 1."""
     cleaned: Array
     hear_errors: Array
     read_errors: Array
     recognise_errors: Array
+    unheard: Array
+    """Share of speech that is taken for none."""
+    softened: Array
+    """Share of speech in which harsh words are taken for mild ones."""
+    unread: Array
+    """Share of on-screen texts that are not found."""
     smear: Array
     """How much of the words' code a poor encoder loses, 0 to 1."""
-    dialect: Array
-    """How far the item's language is pronounced and spelt otherwise than usual, 0 to 1."""
+    accent: Array
+    """How far the item's language is pronounced and spelt in another way, 0 to 1."""
     transcript: Array
     """0 none, 1 recognised, 2 true."""
     sticker_true: Array
@@ -153,10 +176,13 @@ class Pipeline:
         numbers = {"frames": 8, "bunched": 0, "transcript": NONE, "policy": 1}
         reals = {
             "resolution": 1.0, "span": 1.0, "sight_limit": 1.0, "noise": 0.0, "quantised": 0.0, "dropped": 0.0,
-            "clipped": 0.0, "dialect": 0.0, "hear_errors": 0.02,
-            "read_errors": 0.02, "recognise_errors": 0.06, "smear": 0.0,
+            "clipped": 0.0, "blur": 0.0, "accent": 0.0, "hear_errors": 0.02, "read_errors": 0.02,
+            "recognise_errors": 0.06, "smear": 0.0, "unheard": 0.0, "softened": 0.0, "unread": 0.0,
         }  # fmt: skip
-        off = ("window", "shuffled", "tiles", "cleaned", "sticker_true", "translated", "second_encoding", "failed")
+        off = (
+            "window", "calmest", "shuffled", "tiles", "cleaned", "sticker_true", "translated", "second_encoding",
+            "failed",
+        )  # fmt: skip
         own = np.arange(count)
         return cls(
             **{name: np.full(count, value) for name, value in (numbers | reals).items()},
@@ -250,6 +276,7 @@ def _sight(book: Codebook, items: Items, here: Pipeline, grid_NT: Array, noise_N
     visible = 1 / (1 + np.exp(-25 * (detail - 0.2)))
     visible *= (items.place[rows] <= here.sight_limit) | (items.size[rows] == 1.0) | here.tiles
     strength_NC = items.sight_NC[rows] * 2.4 * np.where(np.arange(SIGHTS) == 7, 1.0, visible[:, None])
+    strength_NC *= 1 - (here.blur * np.where(here.cleaned, 0.3, 1.0))[:, None]
     clear_NTD = (there_NTC * strength_NC[:, None]) @ book.sight_CD
     clear_NTD = clear_NTD + (items.scene_ND[rows] @ book.scene_SD)[:, None]
     return _corrupted(clear_NTD, noise_NTD, items.noise[rows] + here.noise, here)
@@ -269,7 +296,9 @@ def _instants(here: Pipeline, energy_NG: Array | None) -> tuple[Array, Array]:
         grid_NT = np.where(here.bunched[:, None] > 0, np.minimum(crowd, GRID - 1), grid_NT)
     if energy_NG is not None:
         first = np.clip(energy_NG.argmax(1) - here.frames // 2, 0, GRID - here.frames)
-        grid_NT = np.where(here.window[:, None], np.minimum(first[:, None] + number_NT, GRID - 1), grid_NT)
+        still = np.clip(energy_NG.argmin(1) - here.frames // 2, 0, GRID - here.frames)
+        first, picked = np.where(here.window, first, still), here.window | here.calmest
+        grid_NT = np.where(picked[:, None], np.minimum(first[:, None] + number_NT, GRID - 1), grid_NT)
     return grid_NT, number_NT < here.frames[:, None]
 
 
@@ -279,7 +308,7 @@ def _frames(
     rows = here.vision_from
     noise_NGD = _noise_of(here, tables, "frames_NGD", rows)
     energy_NG = None
-    if here.window.any():
+    if (here.window | here.calmest).any():
         all_NG = np.broadcast_to(np.arange(GRID), (len(rows), GRID))
         seen_NGD = _sight(book, items, here, all_NG, noise_NGD)
         change_NG = np.linalg.norm(seen_NGD - seen_NGD.mean(1, keepdims=True), axis=-1)
@@ -298,23 +327,33 @@ def _sounds(
     book: Codebook, items: Items, here: Pipeline, tables: tuple[NoiseTable, NoiseTable]
 ) -> tuple[Array, Array]:
     rows = here.audio_from
-    level = 1.3 * (items.noise[rows] + here.noise)
+    level = 1.3 * (items.noise[rows] + here.noise) + items.wind[rows]
     clear_NE = 2.6 * items.tone_NA[rows] @ book.tone_AE
     sound_NE = _corrupted(clear_NE, _noise_of(here, tables, "sound_NE", rows), level, here)
     chance_N = _noise_of(here, tables, "chance_NK", rows)[:, 0]
     heard = np.where(chance_N < here.hear_errors, _noise_of(here, tables, "wrong_NK", rows)[:, 0], items.speech[rows])
-    code_NW = _accented(book.words_TLW[heard, items.language[rows]], here.dialect) @ book.hearing_WW
+    heard = np.where(1 - chance_N < here.softened, MILD[heard], heard)
+    code_NW = _words(book, heard, items.language[rows], items.dialect[rows])
+    code_NW = _accented(code_NW, here.accent) @ book.hearing_WW
     code_NW = code_NW - here.smear[:, None] * (code_NW - code_NW @ book.smear_WW)
     words_NW = _corrupted(code_NW, _noise_of(here, tables, "words_NKW", rows)[:, 0], level, here)
     on = here.audio_on[:, None]
-    return sound_NE * on, words_NW * (on & (items.speech[rows] >= 0)[:, None])
+    spoken = (items.speech[rows] >= 0) & (1 - chance_N >= here.unheard)
+    return sound_NE * on, words_NW * (on & spoken[:, None])
 
 
-def _accented(words: Array, dialect: Array) -> Array:
+def _words(book: Codebook, theme: Array, language: Array, unusual: Array) -> Array:
+    """Codes of words, some of them not as the language was written or spoken so far."""
+    share = unusual[..., None]
+    codes: Array = (1 - share) * book.words_TLW[theme, language] + share * book.unusual_TLW[theme, language]
+    return codes
+
+
+def _accented(words: Array, accent: Array) -> Array:
     """Words of another pronunciation or spelling: a part of their code stands elsewhere."""
-    if not dialect.any():
+    if not accent.any():
         return words
-    part = dialect[..., None]
+    part = accent[..., None]
     changed: Array = (1 - part) * words + part * np.roll(words, 5, axis=-1)
     return changed
 
@@ -326,17 +365,25 @@ def _texts(
     source = here.text_from
     chance_NK, wrong_NK = (_noise_of(here, tables, name, source) for name in ("chance_NK", "wrong_NK"))
     noise_NKW = _noise_of(here, tables, "words_NKW", source)
-    corrupt = items.noise[source] + np.where(here.cleaned, 0.3, 1.0) * (here.noise + 0.5 * here.quantised)
-    misread = (chance_NK[:, 1] < here.read_errors + 0.08 * corrupt) & ~here.sticker_true
+    left = np.where(here.cleaned, 0.3, 1.0)
+    corrupt = items.noise[source] + left * (here.noise + 0.5 * here.quantised + here.blur)
+    print_size = items.print_size[source] * here.resolution * np.where(here.tiles, 2.0, 1.0)
+    # Text of size 1 is read at any resolution; smaller text is read where the resolution shows it.
+    illegible = (items.print_size[source] < 1) & (1 - chance_NK[:, 1] > 1 / (1 + np.exp(-25 * (print_size - 0.2))))
+    misread = ((chance_NK[:, 1] < here.read_errors + 0.08 * corrupt) | illegible) & ~here.sticker_true
     read = np.where(misread & (items.sticker[source] >= 0), wrong_NK[:, 1], items.sticker[source])
-    misheard = (chance_NK[:, 2] < here.recognise_errors + 0.1 * corrupt) & (here.transcript == RECOGNISED)
+    read = np.where((1 - chance_NK[:, 1] < here.unread) & ~here.sticker_true, -1, read)
+    windy = left * items.wind[rows]
+    misheard = (chance_NK[:, 2] < here.recognise_errors + 0.1 * (corrupt + windy)) & (here.transcript == RECOGNISED)
     spoken = np.where(here.transcript == NONE, -1, items.speech[rows])
     spoken = np.where(misheard & (spoken >= 0), wrong_NK[:, 2], spoken)
     language = np.column_stack([items.language[source], items.language[source], items.language[rows]])
     translated = here.translated[:, None] & (chance_NK[:, 3:] > 0.03)
     theme_NK = np.column_stack([items.title[source], read, spoken])
-    own_NKW = book.words_TLW[theme_NK, np.where(translated, 0, language)]
-    own_NKW = _accented(own_NKW, np.where(translated, 0.0, here.dialect[:, None]))
-    code_NKW = own_NKW + 0.25 * noise_NKW[:, 1:]
+    unusual_NK = np.column_stack([items.script[source], items.script[source], items.dialect[rows]])
+    code_NKW = _words(book, theme_NK, np.where(translated, 0, language), np.where(translated, 0, unusual_NK))
+    code_NKW = _accented(code_NKW, np.where(translated, 0.0, here.accent[:, None]))
+    code_NKW[:, 0] += items.tags[source][:, None] * book.words_TLW[HEAP, items.language[source][:, None]].sum(1)
+    code_NKW = code_NKW + 0.25 * noise_NKW[:, 1:]
     on_NK = (theme_NK >= 0) & np.column_stack([here.text_on, here.text_on, np.ones(len(rows), bool)])
     return (code_NKW * on_NK[:, :, None]).astype(np.float32), on_NK

@@ -136,9 +136,12 @@ def _quiet(train: Split) -> Array:
 
 
 def _conflicts(system: Deployed, rng: Rng) -> Split:
-    """Evidence in one modality beside loud music or merry words; the same in harmless items as often."""
+    """Evidence in one modality beside loud music or heaps of words; the same in harmless items as often."""
     extra = curated(rng, CURATED)
     extra.items.tone_NA[:, content.MUSIC] = rng.random(len(extra)) < 0.6
+    heaps = system.setup.splits["recent"].items.tags
+    if heaps.any():
+        extra.items.tags[:] = rng.choice(heaps, len(extra))
     return extra
 
 
@@ -148,7 +151,11 @@ def _aligned(system: Deployed, rng: Rng) -> Split:
     deployed = system.setup.splits["recent"].pipeline
     rows = rng.integers(len(deployed.policy), size=len(extra))
     return replace(
-        extra, pipeline=extra.pipeline.with_(hear_errors=deployed.hear_errors[rows], smear=deployed.smear[rows])
+        extra,
+        pipeline=extra.pipeline.with_(
+            hear_errors=deployed.hear_errors[rows], smear=deployed.smear[rows], unheard=deployed.unheard[rows],
+            softened=deployed.softened[rows],
+        ),
     )
 
 
@@ -156,7 +163,10 @@ def _stronger_encoder(system: Deployed, rng: Rng) -> Deployed:
     """Another encoder and another reader of on-screen text, for training and deployment."""
     changed = system.copy()
     for name, split in changed.setup.splits.items():
-        changed.setup.change(name, pipeline=split.pipeline.with_(hear_errors=0.01, read_errors=0.01, smear=0.0))
+        better = split.pipeline.with_(
+            hear_errors=0.01, read_errors=0.01, smear=0.0, unheard=0.0, softened=0.0, unread=0.0
+        )  # fmt: skip
+        changed.setup.change(name, pipeline=better)
     return _tuned(changed)
 
 
@@ -241,9 +251,9 @@ def _soft(system: Deployed, labels: Array) -> Array:
 TRAINED: dict[str, Remedy] = {
     "hard_positives": _base_tuned(_hard),
     "distil": _base_tuned(_soft),
-    "modality_dropout": lambda system, rng: _tuned(system.copy(), modality_dropout=0.3, silenced=None),
-    "modality_tuning": _extra_data(_single_modality, silenced=None),
-    "early_fusion": lambda system, rng: _tuned(system.copy(), early_fusion=True, silenced=None),
+    "modality_dropout": lambda system, rng: _tuned(system.copy(), modality_dropout=0.3, silenced=None, joins=None),
+    "modality_tuning": _extra_data(_single_modality, silenced=None, joins=None),
+    "early_fusion": lambda system, rng: _tuned(system.copy(), early_fusion=True, silenced=None, joins=None),
     "alignment_hours": _extra_data(_aligned),
     "stronger_encoder": _stronger_encoder,
     "swapped_training": _swapped_training,

@@ -122,7 +122,7 @@ def dialect(setup: Setup, place: Place, severity: int, rng: Rng) -> None:
     language, part = int(rng.integers(len(content.LANGUAGES))), (0.45, 0.65, 0.9)[severity - 1]
     for name in DEPLOYED:
         split = setup.splits[name]
-        setup.change(name, pipeline=split.pipeline.with_(split.items.language == language, dialect=part))
+        setup.change(name, pipeline=split.pipeline.with_(split.items.language == language, accent=part))
 
 
 def translated_training(setup: Setup, place: Place, severity: int, rng: Rng) -> None:
