@@ -1,6 +1,7 @@
 """What a planted fault is: a class, a mechanism, a severity, and the slice of the data that it befalls.
 
-Enters: a seed. Leaves: ``Fault``s and ``Place``s. The mechanisms are in ``fitting`` and ``held_out``.
+Enters: a seed. Leaves: ``Fault``s and ``Place``s. The mechanisms are in modules of their own: what
+a classifier may be fitted on is listed in ``cases.FITTED``, the others are in ``held_out``.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Fault:
     """Wanted share of the slice."""
     seed: int
     family: str
-    """``fitting``, ``held_out``, ``none``, ``decoy``, ``and``, ``or``."""
+    """A key of ``cases.FAMILIES``, or ``none``, ``decoy``, ``and``, ``or``."""
     also: str = ""
     """Second class of a double fault."""
     world: int = 0
