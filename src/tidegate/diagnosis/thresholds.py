@@ -92,8 +92,8 @@ def _best(scores: Floats, labels: Ints, thresholds: Floats, weights: Floats, *, 
     present = float(((((labels == 1) & ~flags) * miss_cost + ((labels == 0) & flags)) * weights).sum())
     best = np.flatnonzero(costs <= costs.min() + 1e-9)
     chosen = int(best[np.argmin(np.abs(points[best] - now))])
+    # The variance of the sum of what changes: one item that stands for thirty is no thirty items.
     changed = float((weights**2 * ((scores >= points[chosen]) != flags)).sum())
-    """Variance of the sum of what changes: one item that stands for thirty is no thirty items."""
     saved = present - float(costs[chosen])
     enough = saved > max(1.0, min_z * np.sqrt(changed * max(1.0, miss_cost)))
     return float(points[chosen]) if changed > 0 and enough else None

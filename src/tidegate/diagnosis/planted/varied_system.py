@@ -7,9 +7,12 @@ used here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tidegate.diagnosis.planted import items as content
 from tidegate.diagnosis.planted.fault import DEPLOYED, Injector, Place, change_deployed, hit
@@ -21,7 +24,7 @@ from tidegate.diagnosis.taxonomy import FailureClass
 __all__ = ["INJECTORS"]
 
 Rng = np.random.Generator
-Scores = np.ndarray
+Scores = npt.NDArray[Any]
 
 
 def thrifty_tau(setup: Setup, place: Place, severity: int, rng: Rng) -> None:
@@ -63,14 +66,15 @@ def tau_of_languages(setup: Setup, place: Place, severity: int, rng: Rng) -> Non
     setup.damage.append(damage)
 
 
-def _odds_moved(place: Place, shift: float, scale: float) -> object:
+def _odds_moved(place: Place, shift: float, scale: float) -> Callable[[Scores, Items], Scores]:
     """A calibration of the slice's scores in log-odds; the order within the slice stays."""
 
     def calibrated(scores: Scores, items: Items) -> Scores:
         inside = np.clip(scores, 1e-6, 1 - 1e-6)
         odds = np.log(inside) - np.log1p(-inside)
         moved = 1 / (1 + np.exp(-(scale * odds + shift)))
-        return np.where(place.rows(items), moved, scores)
+        found: Scores = np.where(place.rows(items), moved, scores)
+        return found
 
     return calibrated
 
@@ -80,7 +84,7 @@ def foreign_calibration(setup: Setup, place: Place, severity: int, rng: Rng) -> 
     shift = (2.2, 3.2, 4.5)[severity - 1] * (-1 if rng.random() < 0.6 else 1)
 
     def damage(system: Deployed) -> None:
-        system.calibration = _odds_moved(place, shift, 1.0)  # type: ignore[assignment]
+        system.calibration = _odds_moved(place, shift, 1.0)
 
     setup.damage.append(damage)
 
@@ -90,7 +94,7 @@ def flattened_scores(setup: Setup, place: Place, severity: int, rng: Rng) -> Non
     scale, shift = (0.5, 0.4, 0.3)[severity - 1], (-2.0, -2.4, -2.6)[severity - 1]
 
     def damage(system: Deployed) -> None:
-        system.calibration = _odds_moved(place, shift, scale)  # type: ignore[assignment]
+        system.calibration = _odds_moved(place, shift, scale)
 
     setup.damage.append(damage)
 
